@@ -1,0 +1,63 @@
+"""mnemos: every sequence model is a memory.
+
+Declare what is kept between tokens and how a token changes and reads it; get a layer that trains in parallel,
+streams at constant cost, and can be saved, branched and looked into.
+"""
+
+from mnemos import zoo
+from mnemos.errors import MnemosError
+from mnemos.layers import AsContext, AsGate, LayerSpec, MemoryLayer
+from mnemos.lowering import Plan, run
+from mnemos.memory import (
+    GD,
+    L2,
+    MLP,
+    Append,
+    Chunk,
+    Decay,
+    Dot,
+    Everything,
+    Huber,
+    Keep,
+    KVMemory,
+    Matrix,
+    Memory,
+    Softmax,
+    Window,
+    from_json,
+)
+from mnemos.models import LanguageModel, ModelSpec
+from mnemos.state import State, load_state
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GD",
+    "L2",
+    "MLP",
+    "Append",
+    "AsContext",
+    "AsGate",
+    "Chunk",
+    "Decay",
+    "Dot",
+    "Everything",
+    "Huber",
+    "KVMemory",
+    "Keep",
+    "LanguageModel",
+    "LayerSpec",
+    "Matrix",
+    "Memory",
+    "MemoryLayer",
+    "MnemosError",
+    "ModelSpec",
+    "Plan",
+    "Softmax",
+    "State",
+    "Window",
+    "from_json",
+    "load_state",
+    "run",
+    "zoo",
+]

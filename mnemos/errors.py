@@ -1,0 +1,35 @@
+"""Every error that a person can cause.
+
+All derive from `MnemosError`; those that Python would call a `ValueError` or a `TypeError` derive from that too, so
+`except ValueError` keeps working. Messages state the fact, the place, what was given and expected, and the remedy.
+"""
+
+from __future__ import annotations
+
+
+class MnemosError(Exception):
+    """The root of every error that a user of mnemos can cause."""
+
+
+class InvalidValue(MnemosError, ValueError):
+    """A value outside its range, a wrong shape, an unknown name."""
+
+
+class InvalidType(MnemosError, TypeError):
+    """A value of the wrong Python type or a tensor of the wrong dtype."""
+
+
+class StateError(InvalidValue):
+    """A state used where it does not belong: another owner, width or batch, or one that was already moved on."""
+
+
+class PlanError(InvalidValue):
+    """A plan was asked for by name that cannot run this memory."""
+
+
+class DataError(InvalidValue):
+    """Training or evaluation data that cannot be read or is unfit."""
+
+
+class RunError(InvalidValue):
+    """A run's folder, checkpoint or configuration that cannot be used as asked."""

@@ -1,0 +1,46 @@
+"""What is asked of an executor: how much, of what size, where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mnemos.memory import AnyMemory, Everything, KVMemory
+
+
+@dataclass(frozen=True)
+class Request:
+    """A run to be planned. `training`: gradients are wanted."""
+
+    batch: int
+    length: int
+    heads: int
+    key_dim: int
+    value_dim: int
+    dtype: torch.dtype
+    device: str
+    training: bool
+
+    @staticmethod
+    def of(q: Tensor, k: Tensor, v: Tensor, training: bool) -> Request:
+        """The request that these inputs, (B, T, H, K) and (B, T, H, V), make."""
+        batch, length, heads, key_dim = q.shape
+        return Request(batch, length, heads, key_dim, v.shape[-1], v.dtype, k.device.type, training)
+
+
+def state_bytes(memory: AnyMemory, request: Request, heads: int | None = None) -> int:
+    """Bytes of the state after the request's last token."""
+    heads = heads or request.heads
+    dtype = memory.state_dtype(request.dtype)
+    weights = {
+        n: torch.zeros(heads, *s, device="meta")
+        for n, s in memory.weight_shapes(request.key_dim, request.value_dim).items()
+    }
+    state = memory.init(request.batch, heads, request.key_dim, request.value_dim, weights, dtype, "meta")
+    if isinstance(memory, KVMemory) and isinstance(memory.retain, Everything):
+        size = torch.empty(0, dtype=dtype).element_size()
+        entry = heads * (request.key_dim + request.value_dim) * size + 8
+        return state.nbytes + request.batch * request.length * entry
+    return state.nbytes

@@ -1,0 +1,62 @@
+"""Two layers side by side, the one gating the other (Titans' memory as a gate)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mnemos.layers.base import Layer, LayerDeclaration
+from mnemos.layers.norm import RMSNorm
+from mnemos.memory.declaration import expect_kind
+from mnemos.state import Owner, State
+
+
+@dataclass(frozen=True)
+class AsGate(LayerDeclaration):
+    """y = norm(layer(x)) * sigmoid(norm(gate(x))): Titans' memory as a gate (arXiv 2501.00663, eqs. 26-28)."""
+
+    layer: LayerDeclaration
+    gate: LayerDeclaration
+
+    def __post_init__(self) -> None:
+        expect_kind(self.layer, LayerDeclaration, "layer", "zoo.sliding_window()")
+        expect_kind(self.gate, LayerDeclaration, "gate", "zoo.titans_lmm()")
+
+    def build(self, width: int, heads: int) -> GateLayer:
+        return GateLayer(self, width, heads)
+
+
+class GateLayer(Layer):
+    """The layer that `AsGate` describes."""
+
+    def __init__(self, spec: AsGate, width: int, heads: int):
+        super().__init__()
+        self.spec, self.width, self.heads = spec, width, heads
+        spec.to_json()  # compiled code can only read it
+        self.layer, self.gate = spec.layer.build(width, heads), spec.gate.build(width, heads)
+        self.layer_norm, self.gate_norm = RMSNorm(width), RMSNorm(width)
+
+    @property
+    def owner(self) -> Owner:
+        return (("layer", self.spec.to_json()), ("width", self.width), ("heads", self.heads))
+
+    def fresh_state(self) -> State:
+        return State(self.owner, {"layer": self.layer.fresh_state(), "gate": self.gate.fresh_state()})
+
+    def rows(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
+        y, layer = self.layer.rows(x, state.child("layer"), lengths)
+        m, gate = self.gate.rows(x, state.child("gate"), lengths)
+        return self.layer_norm(y) * torch.sigmoid(self.gate_norm(m)), state.successor(layer=layer, gate=gate)
+
+    def explain(self, length: int = 4096, batch: int = 1, training: bool = False) -> str:
+        parts = [
+            self.layer.explain(length, batch, training),
+            "gated by",
+            self.gate.explain(length, batch, training),
+        ]
+        return "\n".join(parts)
+
+    def flops(self, length: int) -> float:
+        return self.layer.flops(length) + self.gate.flops(length)

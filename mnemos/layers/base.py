@@ -1,0 +1,101 @@
+"""What all layers share: `layer(x, state) -> (y, state)`, always both."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mnemos.errors import InvalidType, InvalidValue
+from mnemos.memory.checks import check_finite
+from mnemos.memory.declaration import Declaration
+from mnemos.state import Owner, State, expect_state, over_documents
+from mnemos.state.documents import check_flags
+
+
+class LayerDeclaration(Declaration):
+    """A frozen description of a layer. Adding a kind of layer: a declaration with `build`, and a `Layer`."""
+
+    def build(self, width: int, heads: int) -> Layer:
+        """The layer at this width, with fresh parameters."""
+        raise NotImplementedError
+
+
+class Layer(nn.Module):
+    """A sequence layer with a memory. Subclasses give `owner`, `fresh_state` and `rows`."""
+
+    width: int
+
+    @property
+    def owner(self) -> Owner:
+        """Whose states these are."""
+        raise NotImplementedError
+
+    def fresh_state(self) -> State:
+        """A one-row state that has seen nothing."""
+        raise NotImplementedError
+
+    def rows(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
+        """The layer itself, for checked inputs: one document a row, padded at its end beyond `lengths` (B,)."""
+        raise NotImplementedError
+
+    def explain(self, length: int = 4096, batch: int = 1, training: bool = False) -> str:
+        """Which algorithm runs this layer on `length` tokens, why the faster ones declined, FLOPs and state bytes."""
+        raise NotImplementedError
+
+    def flops(self, length: int) -> float:
+        """Floating point operations of the forward pass on one row of `length` tokens, to leading order."""
+        raise NotImplementedError
+
+    def init_state(self, batch: int) -> State:
+        """A state for `batch` rows that have seen nothing. Differentiable by the learned initial memory."""
+        if not isinstance(batch, int) or batch < 0:
+            raise InvalidValue(f"init_state takes a number of rows; got {batch!r}.")
+        return self.fresh_state().expand(batch)
+
+    def check_state(self, state: State) -> None:
+        """Raises StateError unless the state is one of this layer's."""
+        state.check(self.owner, state.batch, type(self).__name__)
+
+    def forward(
+        self,
+        x: Tensor,
+        state: State | None = None,
+        *,
+        reset: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        """All tokens in parallel, going on from `state`; streaming the pieces of a sequence gives the same numbers.
+
+        x: (batch, time, width), floating point. reset: (batch, time) bool, the memory starts afresh before these
+        tokens. mask: (batch, time) bool, False marks padding that neither writes nor reads. Returns y of x's shape
+        and the state after the last token.
+
+        Raises InvalidType or InvalidValue for a wrong dtype, shape or NaN, StateError for a state that is not this
+        layer's or has another batch.
+        """
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise InvalidType(f"x must be a floating point tensor; got {getattr(x, 'dtype', type(x).__name__)}.")
+        if x.ndim != 3 or x.shape[-1] != self.width:
+            raise InvalidValue(f"x must be (batch, time, {self.width}); got shape {tuple(x.shape)}.")
+        dtype = next(self.parameters()).dtype
+        if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
+            raise InvalidType(f"x is {x.dtype} and the layer's weights are {dtype}: convert the one or the other.")
+        check_finite("x", x)
+        check_flags("reset", reset, *x.shape[:2])
+        check_flags("mask", mask, *x.shape[:2])
+        if state is None:
+            state = self.init_state(x.shape[0])
+        else:
+            where = type(self).__name__
+            expect_state(state, where).check(self.owner, x.shape[0], where, x.device)
+        if x.shape[0] == 0 or x.shape[1] == 0:
+            return torch.zeros_like(x), state
+        return over_documents(lambda inputs, s, lengths: self.rows(inputs[0], s, lengths), [x], state, reset, mask)
+
+
+def check_width(width: int, heads: int) -> None:
+    """Raises InvalidValue unless `heads` divides `width`."""
+    if not isinstance(width, int) or not isinstance(heads, int) or width < 1 or heads < 1:
+        raise InvalidValue(f"width and heads are whole numbers of at least 1; got width={width!r}, heads={heads!r}.")
+    if width % heads:
+        raise InvalidValue(f"width must be a multiple of heads; got width={width}, heads={heads}.")

@@ -1,0 +1,160 @@
+"""How a layer makes the controls that its memory declares: one value per token and head (or key channel)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mnemos.memory import Control
+from mnemos.memory.declaration import Declaration, expect
+
+
+class ControlRule(Declaration):
+    """x (B, T, width) -> a control (B, T, heads) or, with channels, (B, T, heads, channels)."""
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Between which values it stays."""
+        return 0.0, 1.0
+
+    def build(self, width: int, heads: int, channels: int | None) -> nn.Module:
+        """The module that computes it, in float32 whatever the model's dtype."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Sigmoid(ControlRule):
+    """high * sigmoid(W x + bias): `bias` sets where it starts, `high` its upper end."""
+
+    bias: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        expect(self.high > 0, f"Sigmoid(high=) must be positive; got {self.high}.")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return 0.0, self.high
+
+    def build(self, width: int, heads: int, channels: int | None) -> nn.Module:
+        return _Sigmoid(self, width, heads, channels)
+
+
+class _Sigmoid(nn.Module):
+    def __init__(self, rule: Sigmoid, width: int, heads: int, channels: int | None):
+        super().__init__()
+        self.high, self.channels = rule.high, channels
+        self.linear = nn.Linear(width, heads * (channels or 1))
+        nn.init.normal_(self.linear.weight, std=0.02)
+        nn.init.constant_(self.linear.bias, rule.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = self.high * torch.sigmoid(_wide(self.linear(x)))
+        return value if self.channels is None else value.unflatten(-1, (-1, self.channels))
+
+
+@dataclass(frozen=True)
+class HeadDecay(ControlRule):
+    """1 - 2^(-5-h) for head h: fixed, from 32 tokens of memory upwards (RetNet, arXiv 2307.08621)."""
+
+    def build(self, width: int, heads: int, channels: int | None) -> nn.Module:
+        return _Fixed(1 - torch.exp2(-5 - torch.arange(heads, dtype=torch.float64)), channels)
+
+
+@dataclass(frozen=True)
+class Constant(ControlRule):
+    """The same value for every token and head."""
+
+    value: float
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return self.value, self.value
+
+    def build(self, width: int, heads: int, channels: int | None) -> nn.Module:
+        return _Fixed(torch.full((heads,), self.value, dtype=torch.float64), channels)
+
+
+class _Fixed(nn.Module):
+    value: Tensor
+
+    def __init__(self, value: Tensor, channels: int | None):
+        super().__init__()
+        self.register_buffer("value", (value if channels is None else value[:, None].repeat(1, channels)).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.value.expand(*x.shape[:2], *self.value.shape)
+
+
+@dataclass(frozen=True)
+class GatedDecay(ControlRule):
+    """exp(-exp(A) softplus(W x + b)), the decay of Mamba-2 and Gated DeltaNet (arXiv 2412.06464).
+
+    exp(A) starts uniform in [1, 16] and the time step softplus(b) log-uniform in [0.001, 0.1], so that heads start
+    out remembering from one to a thousand tokens.
+    """
+
+    def build(self, width: int, heads: int, channels: int | None) -> nn.Module:
+        expect(channels is None, "GatedDecay gives one decay a head; per channel use LowRankDecay or Sigmoid.")
+        return _GatedDecay(width, heads)
+
+
+class _GatedDecay(nn.Module):
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.linear = nn.Linear(width, heads, bias=False)
+        nn.init.normal_(self.linear.weight, std=0.02)
+        self.log_speed = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
+        step = torch.empty(heads).uniform_(math.log(0.001), math.log(0.1)).exp()
+        self.bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))  # softplus of it is `step`
+
+    def forward(self, x: Tensor) -> Tensor:
+        step = F.softplus(_wide(self.linear(x)) + self.bias)
+        return torch.exp(-torch.exp(self.log_speed) * step)
+
+
+@dataclass(frozen=True)
+class LowRankDecay(ControlRule):
+    """sigmoid(W_2 W_1 x + b)^(1/temperature) per channel, W_1 of `rank` rows (GLA, arXiv 2312.06635)."""
+
+    rank: int = 16
+    temperature: float = 16.0
+
+    def __post_init__(self) -> None:
+        expect(self.rank >= 1, f"LowRankDecay(rank=) must be at least 1; got {self.rank}.")
+        expect(self.temperature > 0, f"LowRankDecay(temperature=) must be positive; got {self.temperature}.")
+
+    def build(self, width: int, heads: int, channels: int | None) -> nn.Module:
+        return _LowRankDecay(self, width, heads, channels)
+
+
+class _LowRankDecay(nn.Module):
+    def __init__(self, rule: LowRankDecay, width: int, heads: int, channels: int | None):
+        super().__init__()
+        self.temperature, self.channels = rule.temperature, channels
+        self.down = nn.Linear(width, rule.rank, bias=False)
+        self.up = nn.Linear(rule.rank, heads * (channels or 1))
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = torch.exp(F.logsigmoid(_wide(self.up(self.down(x)))) / self.temperature)
+        return value if self.channels is None else value.unflatten(-1, (-1, self.channels))
+
+
+def _wide(x: Tensor) -> Tensor:
+    """At least float32."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def default_rule(control: Control, chunk: int) -> ControlRule:
+    """What a layer uses for a control that its spec does not mention.
+
+    chunk: tokens that share a gradient point. Their steps add up, and together must stay below 1.
+    """
+    if control.name == "decay":
+        return LowRankDecay() if control.per == "channel" else Sigmoid(bias=4.0)
+    return Sigmoid(high=1 / chunk) if control.name == "rate" else Sigmoid()

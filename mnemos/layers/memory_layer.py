@@ -1,0 +1,254 @@
+"""A memory with learned inputs and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mnemos.errors import InvalidType
+from mnemos.layers.base import Layer, LayerDeclaration, check_width
+from mnemos.layers.controls import ControlRule, default_rule
+from mnemos.layers.convolution import ShortConvolution
+from mnemos.layers.norm import RMSNorm
+from mnemos.lowering import Plan, Request, lower, run_rows
+from mnemos.memory import AnyMemory, KVMemory, Memory, Window
+from mnemos.memory.declaration import expect, expect_kind
+from mnemos.memory.rotary import turn
+from mnemos.state import Owner, State
+
+Rules = tuple[tuple[str, ControlRule], ...]
+
+
+@dataclass(frozen=True)
+class LayerSpec(LayerDeclaration):
+    """A layer around a memory:
+
+        q, k, v = W x           then, where asked: short convolution and SiLU; keys' feature map; rotation
+        o = memory(q, k, v, controls(x))
+        y = W_o (norm(o) * gate(x))
+
+    memory: the declaration. keys: feature map of q and k; "unit" scales them to length 1, "elu" is elu(x) + 1,
+    None leaves them. conv: size of the causal convolution on q, k, v, followed by SiLU; None for neither.
+    gate: "swish" multiplies the output by silu(W_g x). norm: "rms" normalises each head's output; "sum" divides it
+    by the sum of the weights with which the values were added (linear attention's normaliser).
+    controls: how the memory's controls are made, by name; those left out get a default.
+    key_expand, value_expand: all heads' keys and values together have width times this many channels.
+    kv_heads: heads of keys and values where they are fewer (key-value memories only).
+    rotation: turn q and k by their positions, lowest frequency 1e-4 and highest 1 (RetNet's); for softmax reads the
+    memory's own `Softmax(rotary=)` is meant. persistent: learned tokens that the memory has always read first.
+    """
+
+    memory: AnyMemory
+    keys: Literal["unit", "elu"] | None = None
+    conv: int | None = None
+    gate: Literal["swish"] | None = None
+    norm: Literal["rms", "sum"] | None = None
+    controls: Rules = ()
+    key_expand: float = 1.0
+    value_expand: float = 1.0
+    kv_heads: int | None = None
+    rotation: bool = False
+    persistent: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.memory, type) or not isinstance(self.memory, AnyMemory):
+            raise InvalidType(
+                "LayerSpec(memory=) takes a memory, for example Memory(); the spec of a whole model goes to "
+                f"LanguageModel. Got {self.memory!r}."
+            )
+        if isinstance(self.controls, Mapping):
+            object.__setattr__(self, "controls", tuple(self.controls.items()))
+        for name, rule in self.controls:
+            expect_kind(rule, ControlRule, f"LayerSpec(controls={name})", "Sigmoid()")
+        declared = {control.name: control for control in self.memory.controls}
+        unknown = [name for name, _ in self.controls if name not in declared]
+        expect(
+            not unknown,
+            f"LayerSpec(controls=) names {unknown}, which the memory does not take; it takes {sorted(declared)}.",
+        )
+        for name, rule in self.controls:
+            (low, high), control = rule.bounds, declared[name]
+            expect(
+                control.low <= low and high <= control.high,
+                f"LayerSpec(controls={name}): {rule} gives values in [{low:g}, {high:g}], but {name} must stay in "
+                f"[{control.low:g}, {control.high:g}] ({control.meaning}).",
+            )
+        expect(
+            self.keys in ("unit", "elu", None),
+            f'LayerSpec(keys=) is "unit", "elu" or None; got {self.keys!r}.',
+        )
+        expect(self.norm in ("rms", "sum", None), f'LayerSpec(norm=) is "rms", "sum" or None; got {self.norm!r}.')
+        expect(self.gate in ("swish", None), f'LayerSpec(gate=) is "swish" or None; got {self.gate!r}.')
+        expect(self.conv is None or self.conv >= 2, f"LayerSpec(conv=) spans at least 2 tokens; got {self.conv}.")
+        expect(self.persistent >= 0, f"LayerSpec(persistent=) is a number of tokens; got {self.persistent}.")
+        expect(
+            self.kv_heads is None or isinstance(self.memory, KVMemory),
+            "LayerSpec(kv_heads=) is for key-value memories; a memory that learns has one state a head.",
+        )
+        expect(self.kv_heads is None or self.kv_heads >= 1, f"LayerSpec(kv_heads=) is at least 1; got {self.kv_heads}.")
+        if self.persistent and isinstance(self.memory, KVMemory) and isinstance(self.memory.retain, Window):
+            expect(
+                self.memory.retain.sinks >= self.persistent,
+                f"{self.persistent} persistent tokens would slide out of the window: keep them as sinks, "
+                f"Window({self.memory.retain.size}, sinks={self.persistent}).",
+            )
+
+    def build(self, width: int, heads: int) -> MemoryLayer:
+        return MemoryLayer(self, width=width, heads=heads)
+
+
+class MemoryLayer(Layer):
+    """The layer that a `LayerSpec` (or a bare memory) describes.
+
+    width: channels in and out; heads: independent memories side by side, dividing the width. See `Layer.forward`.
+    """
+
+    def __init__(self, spec: LayerSpec | AnyMemory, *, width: int, heads: int):
+        super().__init__()
+        if not isinstance(spec, LayerSpec):
+            spec = LayerSpec(spec)
+        check_width(width, heads)
+        self.spec, self.width, self.heads = spec, width, heads
+        self.kv_heads = spec.kv_heads or heads
+        expect(
+            heads % self.kv_heads == 0,
+            f"heads must be a multiple of kv_heads; got {heads} and {self.kv_heads}.",
+        )
+        self.key_dim = _head_width("key_expand", width, spec.key_expand, heads)
+        self.value_dim = _head_width("value_expand", width, spec.value_expand, heads)
+        expect(not spec.rotation or self.key_dim % 2 == 0, f"rotation needs an even key_dim; got {self.key_dim}.")
+        self.memory = spec.memory
+        spec.to_json()  # compiled code can only read it
+        spec.memory.to_json()
+        self.sizes = [heads * self.key_dim, self.kv_heads * self.key_dim, self.kv_heads * self.value_dim]
+        out = heads * self.value_dim
+
+        self.project = nn.Linear(width, sum(self.sizes), bias=False)
+        self.conv = ShortConvolution(sum(self.sizes), spec.conv) if spec.conv else None
+        rules, chunk = dict(spec.controls), spec.memory.chunk if isinstance(spec.memory, Memory) else 1
+        self.controls = nn.ModuleDict(
+            {
+                c.name: rules.get(c.name, default_rule(c, chunk)).build(
+                    width, heads, self.key_dim if c.per == "channel" else None
+                )
+                for c in self.memory.controls
+            }
+        )
+        weights = self.memory.initial_weights(heads, self.key_dim, self._stored_value_dim)
+        self.initial = nn.ParameterDict({name: nn.Parameter(weight) for name, weight in weights.items()})
+        self.norm = RMSNorm(self.value_dim) if spec.norm == "rms" else None
+        self.gate = nn.Linear(width, out, bias=False) if spec.gate else None
+        self.out = nn.Linear(out, width, bias=False)
+        self.persistent = nn.Parameter(torch.randn(spec.persistent, width)) if spec.persistent else None
+
+    @property
+    def _stored_value_dim(self) -> int:
+        """With norm="sum" every value carries a 1, which adds up to the sum of the weights."""
+        return self.value_dim + (self.spec.norm == "sum")
+
+    @property
+    def owner(self) -> Owner:
+        return (("layer", self.spec.to_json()), ("width", self.width), ("heads", self.heads))
+
+    def fresh_state(self) -> State:
+        weight = self.out.weight
+        dtype = weight.dtype
+        if torch.is_autocast_enabled(weight.device.type):
+            dtype = torch.get_autocast_dtype(weight.device.type)
+        memory = self.memory.init(
+            1,
+            self.kv_heads,
+            self.key_dim,
+            self._stored_value_dim,
+            dict(self.initial.items()),
+            self.memory.state_dtype(dtype),
+            weight.device,
+        )
+        entries: dict[str, Tensor | State] = {"memory": memory}
+        fresh: dict[str, Tensor] = {}
+        if self.conv is not None:
+            fresh["conv"] = torch.zeros(1, self.conv.size - 1, sum(self.sizes), dtype=dtype, device=weight.device)
+        if self.spec.rotation:
+            fresh["count"] = torch.zeros(1, dtype=torch.int64, device=weight.device)
+        state = State(self.owner, entries | fresh, fresh)
+        if self.persistent is not None:
+            _, state = self.rows(self.persistent[None], state, None)
+        return state
+
+    def rows(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
+        entries: dict[str, Tensor | State] = {}
+        mixed = self.project(x)
+        if self.conv is not None:
+            mixed, entries["conv"] = self.conv(mixed, state["conv"], lengths)
+            mixed = F.silu(mixed)
+        q, k, v = mixed.split(self.sizes, -1)
+        q, k, v = (y.unflatten(-1, (n, -1)) for y, n in ((q, self.heads), (k, self.kv_heads), (v, self.kv_heads)))
+        if self.spec.keys == "unit":
+            q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+        elif self.spec.keys == "elu":
+            q, k = F.elu(q) + 1, F.elu(k) + 1
+        if self.spec.rotation:
+            count = state["count"]
+            q, k = (_rotate(y, count[:, None] + torch.arange(x.shape[1], device=x.device)) for y in (q, k))
+            entries["count"] = count + (x.shape[1] if lengths is None else lengths)
+        if self.spec.norm == "sum":
+            v = torch.cat([v, torch.ones_like(v[..., :1])], -1)
+
+        controls = {name: rule(x) for name, rule in self.controls.items()}
+        with torch.autocast(x.device.type, enabled=False):  # the memory keeps its own precision
+            o, entries["memory"] = run_rows(self.memory, q, k, v, controls, state.child("memory"), lengths)
+        if self.spec.norm == "sum":
+            o = o[..., :-1] / (o[..., -1:] + 1e-6)
+        if self.norm is not None:
+            o = self.norm(o)
+        o = o.flatten(-2).to(mixed.dtype)
+        if self.gate is not None:
+            o = o * F.silu(self.gate(x))
+        return self.out(o), state.successor(**entries)
+
+    def plan(self, length: int, batch: int = 1, training: bool = False) -> Plan:
+        """How the memory runs on `length` tokens."""
+        weight = self.out.weight
+        request = Request(
+            batch,
+            length,
+            self.heads,
+            self.key_dim,
+            self._stored_value_dim,
+            weight.dtype,
+            weight.device.type,
+            training,
+        )
+        return lower(self.memory, request)
+
+    def explain(self, length: int = 4096, batch: int = 1, training: bool = False) -> str:
+        expect(
+            isinstance(length, int) and length >= 1,
+            f"explain(length=) is a number of tokens of at least 1; got {length!r}.",
+        )
+        return self.plan(length, batch, training).explain()
+
+    def flops(self, length: int) -> float:
+        matrices = sum(p.numel() for p in self.parameters() if p.ndim == 2)
+        return self.plan(length).flops + 2.0 * matrices * length
+
+
+def _head_width(name: str, width: int, expand: float, heads: int) -> int:
+    total = round(width * expand)
+    expect(
+        total >= heads and total % heads == 0,
+        f"width * {name} = {total} channels cannot be shared between {heads} heads; choose another width or heads.",
+    )
+    return total // heads
+
+
+def _rotate(x: Tensor, positions: Tensor) -> Tensor:
+    """Angles 10000^-u for u from 0 to 1, both ends included (RetNet)."""
+    half = x.shape[-1] // 2
+    frequencies = 10000.0 ** -torch.linspace(0, 1, half, device=x.device, dtype=torch.float64)
+    return turn(x, positions.double()[..., None] * frequencies)

@@ -1,0 +1,54 @@
+"""The choice of an algorithm, as a list that is read from the top."""
+
+from __future__ import annotations
+
+from mnemos.errors import PlanError
+from mnemos.execute import (
+    AnchoredDual,
+    CumulativeDecay,
+    Executor,
+    FullAttention,
+    Loop,
+    Request,
+    TriangularDelta,
+    WindowedAttention,
+)
+from mnemos.lowering.plan import Plan
+from mnemos.memory import AnyMemory
+
+EXECUTORS: tuple[Executor, ...] = (
+    CumulativeDecay(),
+    TriangularDelta(),
+    AnchoredDual(),
+    FullAttention(),
+    WindowedAttention(),
+    Loop(),
+)
+"""From the most special to the most general; the first that does not decline is taken. A new algorithm is a line."""
+
+
+def lower(memory: AnyMemory, request: Request, plan: str | None = None) -> Plan:
+    """The plan for `memory` on `request`; `plan` names an executor to insist on.
+
+    Raises PlanError if that executor does not exist or declines.
+    """
+    if plan is not None:
+        return _insisted(memory, request, plan)
+    if request.length == 1:
+        reason = "a single token is fastest by one plain step"
+        return Plan(memory, request, EXECUTORS[-1], tuple((e.name, reason) for e in EXECUTORS[:-1]))
+    reasons = {executor.name: executor.declines(memory, request) for executor in EXECUTORS}
+    chosen = next(executor for executor in EXECUTORS if reasons[executor.name] is None)
+    instead = f"{chosen.name} does the same faster"
+    declined = tuple((e.name, reasons[e.name] or instead) for e in EXECUTORS if e is not chosen)
+    return Plan(memory, request, chosen, declined)
+
+
+def _insisted(memory: AnyMemory, request: Request, name: str) -> Plan:
+    by_name = {executor.name: executor for executor in EXECUTORS}
+    if name not in by_name:
+        raise PlanError(f'no plan is called {name!r}; there are "reference", {", ".join(map(repr, by_name))}.')
+    reason = by_name[name].declines(memory, request)
+    if reason is not None:
+        raise PlanError(f"{name!r} cannot run {memory}: {reason}.")
+    return Plan(memory, request, by_name[name], ())

@@ -1,0 +1,187 @@
+"""Memories that keep: keys and values themselves, and a rule for which of them stay and how they are read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mnemos.memory.checks import check_owner, check_query, check_sizes, check_token
+from mnemos.memory.declaration import Declaration, expect, expect_kind
+from mnemos.memory.protocol import Control, Controls
+from mnemos.memory.read import Softmax
+from mnemos.memory.retain import Everything, Retain, Window
+from mnemos.memory.rotary import rotate
+from mnemos.memory.write import Append
+from mnemos.state import Owner, State
+
+
+@dataclass(frozen=True, init=False)
+class KVMemory(Declaration):
+    """A memory of entries (k_j, v_j): what is written, what is retained, how it is read.
+
+        after token t: entries = retain(entries + write(k_t, v_t));  o_t = read(q_t, entries)
+
+    Its state holds keys (B, N, H, K) (already turned to their rotary positions), values (B, N, H, V), `slot` (B, N):
+    position + 1, or 0 where a place is empty, and `count` (B,): tokens seen. N grows with `Everything` and is the
+    constant size + sinks with `Window`, whose recent entries form a ring. Queries may have a multiple of the heads
+    of the keys (grouped heads).
+    """
+
+    # `write` and `read` are also the verbs of the protocol, so the fields bear other names than the arguments.
+    write_rule: Append = field(default_factory=Append, metadata={"argument": "write"})
+    retain: Retain = field(default_factory=Everything)
+    read_rule: Softmax = field(default_factory=Softmax, metadata={"argument": "read"})
+
+    def __init__(self, write: Append | None = None, retain: Retain | None = None, read: Softmax | None = None) -> None:
+        object.__setattr__(self, "write_rule", Append() if write is None else write)
+        object.__setattr__(self, "retain", Everything() if retain is None else retain)
+        object.__setattr__(self, "read_rule", Softmax() if read is None else read)
+        expect_kind(self.write_rule, Append, "write", "Append()")
+        expect_kind(self.retain, Retain, "retain", "Everything() or Window(256)")
+        expect_kind(self.read_rule, Softmax, "read", "Softmax(rotary=10000.0)")
+
+    @property
+    def controls(self) -> tuple[Control, ...]:
+        return ()
+
+    def weight_shapes(self, key_dim: int, value_dim: int) -> dict[str, tuple[int, ...]]:
+        return {}
+
+    def initial_weights(
+        self, heads: int, key_dim: int, value_dim: int, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """None: a key-value memory starts empty."""
+        return {}
+
+    def owner(self, heads: int, key_dim: int, value_dim: int) -> Owner:
+        return (("memory", self.to_json()), ("heads", heads), ("key_dim", key_dim), ("value_dim", value_dim))
+
+    def init(
+        self,
+        batch: int,
+        heads: int,
+        key_dim: int,
+        value_dim: int,
+        weights: Mapping[str, Tensor] | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> State:
+        """An empty state; `heads` counts the heads of keys and values. Raises InvalidValue for any weights."""
+        check_sizes(batch, heads, key_dim, value_dim)
+        expect(not weights, "a key-value memory starts empty and takes no weights.")
+        expect(
+            self.read_rule.rotary is None or key_dim % 2 == 0,
+            f"rotary positions turn pairs of channels, so key_dim must be even; got {key_dim}.",
+        )
+        places = self.retain.capacity or 0
+        fresh = {
+            "keys": torch.zeros(1, places, heads, key_dim, dtype=dtype, device=device),
+            "values": torch.zeros(1, places, heads, value_dim, dtype=dtype, device=device),
+            "slot": torch.zeros(1, places, dtype=torch.int64, device=device),
+            "count": torch.zeros(1, dtype=torch.int64, device=device),
+        }
+        return State(self.owner(heads, key_dim, value_dim), fresh).expand(batch)
+
+    def state_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """The precision of the entries: that of the inputs."""
+        return dtype
+
+    def check_state(self, state: State) -> None:
+        """Raises StateError unless the state was made by this declaration."""
+        check_owner(state, self.to_json())
+
+    def write(self, state: State, k: Tensor, v: Tensor, controls: Controls | None = None) -> State:
+        """The state after one token: k (B, H, K), v (B, H, V).
+
+        With gradients off a window's state is updated in place and `state` itself is spent. Raises what `mn.run`
+        raises for such mistakes.
+        """
+        check_token(self, state, k, v, controls or {})
+        return self._write(state, k, v)
+
+    def read(self, state: State, q: Tensor) -> Tensor:
+        """What the entries answer to q (B, H, K), asked from the position of the newest entry: (B, H, V).
+
+        An empty memory answers zero. Raises what `mn.run` raises for such mistakes.
+        """
+        check_query(self, state, q)
+        return self._read(state, q)
+
+    def step(
+        self, state: State, q: Tensor, k: Tensor, v: Tensor, controls: Controls | None = None
+    ) -> tuple[Tensor, State]:
+        """One token: write, then read, so that a token sees itself."""
+        check_token(self, state, k, v, controls or {})
+        check_query(self, state, q)
+        return self.advance(state, q, k, v, controls or {})
+
+    def advance(self, state: State, q: Tensor, k: Tensor, v: Tensor, controls: Controls) -> tuple[Tensor, State]:
+        """`step` for callers that have checked their inputs."""
+        after = self._write(state, k, v)
+        return self._read(after, q), after
+
+    def _write(self, state: State, k: Tensor, v: Tensor) -> State:
+        state.refuse_if_spent()
+        keys, values, slot, count = state["keys"], state["values"], state["slot"], state["count"]
+        if self.read_rule.rotary is not None:
+            k = rotate(k[:, None], count[:, None], self.read_rule.rotary)[:, 0]
+        k, v = k.to(keys.dtype), v.to(values.dtype)
+        if not isinstance(self.retain, Window):
+            return state.successor(
+                keys=torch.cat([keys, k[:, None]], 1),
+                values=torch.cat([values, v[:, None]], 1),
+                slot=torch.cat([slot, (count + 1)[:, None]], 1),
+                count=count + 1,
+            )
+        place = ring_place(self.retain, count)
+        if torch.is_grad_enabled():
+            here = torch.arange(slot.shape[1], device=slot.device) == place[:, None]
+            return state.successor(
+                keys=torch.where(here[:, :, None, None], k[:, None], keys),
+                values=torch.where(here[:, :, None, None], v[:, None], values),
+                slot=torch.where(here, (count + 1)[:, None], slot),
+                count=count + 1,
+            )
+        rows = torch.arange(len(count), device=count.device)
+        keys[rows, place], values[rows, place], slot[rows, place] = k, v, count + 1
+        count += 1
+        state.spend()
+        return state.successor(keys=keys, values=values, slot=slot, count=count)
+
+    def _read(self, state: State, q: Tensor) -> Tensor:
+        keys, values, slot, count = state["keys"], state["values"], state["slot"], state["count"]
+        batch, _, heads, _ = keys.shape
+        grouped = q.reshape(batch, heads, -1, q.shape[-1]).to(keys.dtype)  # (B, H, queries of the group, K)
+        scale = self.read_rule.scale or 1 / math.sqrt(q.shape[-1])
+        by_head = keys.transpose(1, 2)
+        if self.read_rule.rotary is None:
+            scores = grouped @ by_head.mT
+        else:
+            newest, turned = count - 1, grouped.transpose(1, 2)
+            sinks = self.retain.sinks if isinstance(self.retain, Window) else 0
+            recent = rotate(turned.flatten(1, 2)[:, None], newest[:, None], self.read_rule.rotary)
+            scores = recent.view_as(turned).transpose(1, 2) @ by_head[:, :, sinks:].mT
+            if sinks:
+                within = newest.clamp(max=(self.retain.capacity or 0) - 1)
+                far = rotate(turned.flatten(1, 2)[:, None], within[:, None], self.read_rule.rotary)
+                scores = torch.cat([far.view_as(turned).transpose(1, 2) @ by_head[:, :, :sinks].mT, scores], -1)
+        scores = (scores * scale).masked_fill((slot == 0)[:, None, None], -torch.inf)
+        weights = torch.softmax(scores, -1) if slot.shape[1] else scores
+        weights = weights.masked_fill((count == 0)[:, None, None, None], 0)
+        out = weights @ values.transpose(1, 2)
+        return out.reshape(batch, q.shape[1], values.shape[-1]).to(q.dtype)
+
+    def __str__(self) -> str:
+        return f"KVMemory({self.write_rule!r}, {self.retain!r}, {self.read_rule!r})"
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def ring_place(window: Window, position: Tensor) -> Tensor:
+    """Where the entry of a position is stored: sinks first, then a ring of the recent ones."""
+    return torch.where(position < window.sinks, position, window.sinks + (position - window.sinks) % window.size)

@@ -1,0 +1,5 @@
+"""How the memory follows the gradient of its objective."""
+
+from mnemos.memory.learner.gd import GD, Chunk
+
+__all__ = ["GD", "Chunk"]

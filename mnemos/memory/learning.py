@@ -1,0 +1,250 @@
+"""Memories that learn: fast weights that every token trains a little."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mnemos.errors import InvalidType
+from mnemos.memory.checks import check_owner, check_query, check_sizes, check_token
+from mnemos.memory.declaration import Declaration, expect, expect_kind
+from mnemos.memory.learner import GD, Chunk
+from mnemos.memory.objective import L2, Objective
+from mnemos.memory.protocol import Control, Controls
+from mnemos.memory.retention import Keep, Retention
+from mnemos.memory.structure import Matrix, Structure
+from mnemos.state import Owner, State
+
+
+@dataclass(frozen=True)
+class Memory(Declaration):
+    """A memory stated by the four choices of Miras (arXiv 2504.13173).
+
+        g_t = gradient at the learner's anchor of objective(M(k_t), v_t)
+        S_t = momentum_t S_t-1 - rate_t g_t
+        W_t = retention(W_t-1) + S_t
+        o_t = M(q_t) at W_t                 (read="after" writing; at W_t-1 with read="before")
+
+    structure: what holds the associations. objective: what it minimises on each pair. retention: how it forgets.
+    learner: how it follows the gradient, and where the gradient is taken.
+
+    Its state holds, per head, the fast weights (B, H, out, in), their momentum if any, and with a Chunk anchor the
+    anchored weights and the position within the chunk: float32 (float64 for float64 inputs) whatever the model's
+    dtype. A declaration holds no tensors.
+    """
+
+    structure: Structure = field(default_factory=Matrix)
+    objective: Objective = field(default_factory=L2)
+    retention: Retention = field(default_factory=Keep)
+    learner: GD = field(default_factory=GD)
+    read_timing: Literal["after", "before"] = "after"
+
+    def __post_init__(self) -> None:
+        expect_kind(self.structure, Structure, "structure", "Matrix() or MLP(depth=2)")
+        expect_kind(self.objective, Objective, "objective", "L2() or Dot()")
+        expect_kind(self.retention, Retention, "retention", 'Keep() or Decay(per="head")')
+        expect_kind(self.learner, GD, "learner", "GD(momentum=True)")
+        expect(
+            self.read_timing in ("after", "before"),
+            f'Memory(read_timing=) is "after" or "before" the write; got {self.read_timing!r}.',
+        )
+
+    @property
+    def chunk(self) -> int:
+        """Tokens that share one gradient point; 1 for the per-token anchors."""
+        return self.learner.anchor.size if isinstance(self.learner.anchor, Chunk) else 1
+
+    @property
+    def anchored(self) -> bool:
+        """Whether the state carries a gradient point of its own."""
+        return self.chunk > 1
+
+    @property
+    def controls(self) -> tuple[Control, ...]:
+        forgetting = self.retention.control
+        return (*self.learner.controls, *([] if forgetting is None else [forgetting]))
+
+    def weight_shapes(self, key_dim: int, value_dim: int) -> dict[str, tuple[int, ...]]:
+        shapes = self.structure.shapes(key_dim, value_dim)
+        return dict(shapes) if self.structure.learned else {}
+
+    def initial_weights(
+        self, heads: int, key_dim: int, value_dim: int, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """Starting values for the learned initial weights, each (H, out, in); empty if they are not learned."""
+        return self.structure.initial(heads, key_dim, value_dim, generator) if self.structure.learned else {}
+
+    def owner(self, heads: int, key_dim: int, value_dim: int) -> Owner:
+        return (("memory", self.to_json()), ("heads", heads), ("key_dim", key_dim), ("value_dim", value_dim))
+
+    def init(
+        self,
+        batch: int,
+        heads: int,
+        key_dim: int,
+        value_dim: int,
+        weights: Mapping[str, Tensor] | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> State:
+        """A state that has seen nothing.
+
+        weights: the initial fast weights by name, each (H, out, in) (see `initial_weights`); a matrix may leave
+        them out and starts at zero. Raises InvalidValue where they are missing, unknown or of another shape.
+        """
+        check_sizes(batch, heads, key_dim, value_dim)
+        shapes = self.structure.shapes(key_dim, value_dim)
+        fresh: dict[str, Tensor] = {}
+        for name, weight in self._given_weights(weights, shapes, heads, key_dim, value_dim, dtype, device).items():
+            fresh[name] = weight[None]
+            if self.learner.momentum:
+                fresh[f"momentum.{name}"] = torch.zeros_like(weight[None])
+            if self.anchored:
+                fresh[f"anchor.{name}"] = weight[None]
+        if self.anchored:
+            fresh["phase"] = torch.zeros(1, dtype=torch.int64, device=device)
+        # Copies: a step with gradients off works in place, and must not reach the learned weights.
+        entries = {name: tensor.repeat(batch, *[1] * (tensor.ndim - 1)) for name, tensor in fresh.items()}
+        return State(self.owner(heads, key_dim, value_dim), entries, fresh)
+
+    def _given_weights(
+        self,
+        weights: Mapping[str, Tensor] | None,
+        shapes: dict[str, tuple[int, int]],
+        heads: int,
+        key_dim: int,
+        value_dim: int,
+        dtype: torch.dtype,
+        device: torch.device | str | None,
+    ) -> dict[str, Tensor]:
+        if not weights:
+            expect(
+                not self.structure.learned or self.structure.linear_in_weights,
+                f"{type(self.structure).__name__} needs initial weights (a network of zeros cannot learn): pass "
+                f"weights=memory.initial_weights(heads={heads}, key_dim={key_dim}, value_dim={value_dim}).",
+            )
+            return {n: torch.zeros(heads, *shape, dtype=dtype, device=device) for n, shape in shapes.items()}
+        expect(
+            set(weights) == set(shapes),
+            f"weights= must name {sorted(shapes)}; got {sorted(weights)}.",
+        )
+        for name, weight in weights.items():
+            if not isinstance(weight, Tensor) or not weight.is_floating_point():
+                given = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
+                raise InvalidType(f"weights[{name!r}] must be a floating point tensor; got {given}.")
+            expected = (heads, *shapes[name])
+            expect(
+                tuple(weight.shape) == expected,
+                f"weights[{name!r}] must have shape (heads, out, in) = {expected}; got {tuple(weight.shape)}.",
+            )
+        return {name: weights[name].to(dtype=dtype, device=device) for name in shapes}
+
+    def state_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """The precision of the state beside inputs of `dtype`: float32, or float64 for float64."""
+        return torch.float64 if dtype == torch.float64 else torch.float32
+
+    def check_state(self, state: State) -> None:
+        """Raises StateError unless the state was made by this declaration."""
+        check_owner(state, self.to_json())
+
+    def write(self, state: State, k: Tensor, v: Tensor, controls: Controls | None = None) -> State:
+        """The state after one token.
+
+        k (B, H, K), v (B, H, V); controls by name (B, H), or (B, H, K) for one per channel. With gradients off the
+        state is updated in place and `state` itself is spent. Raises what `mn.run` raises for such mistakes.
+        """
+        check_token(self, state, k, v, controls or {})
+        return self._write(state, k, v, controls or {})
+
+    def read(self, state: State, q: Tensor) -> Tensor:
+        """M(q) at the state's weights: q (B, H, K) -> (B, H, V); or several queries at once, (B, N, H, K) -> (B, N,
+        H, V). Raises what `mn.run` raises for such mistakes."""
+        check_query(self, state, q)
+        return self._read(state, q)
+
+    def step(
+        self, state: State, q: Tensor, k: Tensor, v: Tensor, controls: Controls | None = None
+    ) -> tuple[Tensor, State]:
+        """One token: write, then read (or the other way round, by `read_timing`)."""
+        check_token(self, state, k, v, controls or {})
+        check_query(self, state, q)
+        return self.advance(state, q, k, v, controls or {})
+
+    def advance(self, state: State, q: Tensor, k: Tensor, v: Tensor, controls: Controls) -> tuple[Tensor, State]:
+        """`step` for callers that have checked their inputs."""
+        if self.read_timing == "before":
+            out = self._read(state, q)
+            return out, self._write(state, k, v, controls)
+        after = self._write(state, k, v, controls)
+        return self._read(after, q), after
+
+    def _write(self, state: State, k: Tensor, v: Tensor, controls: Controls) -> State:
+        state.refuse_if_spent()
+        in_place = not torch.is_grad_enabled()
+        names = list(self.structure.shapes(k.shape[-1], v.shape[-1]))
+        weights = {name: state[name] for name in names}
+        dtype = weights[names[0]].dtype
+        k, v = k.to(dtype)[..., None, :], v.to(dtype)[..., None, :]
+        decay = controls["decay"].to(dtype) if self.retention.control is not None else None
+
+        phase = None
+        if self.anchored:
+            phase = state["phase"]
+            point = {n: _reopen(state[f"anchor.{n}"], weights[n], phase == 0, in_place) for n in names}
+            trace = self.structure.trace(point, k)
+        elif self.learner.anchor == "retained":
+            weights = {n: self.retention.retain(w, decay, in_place) for n, w in weights.items()}
+            point = weights
+            trace = self.structure.trace(point, k)
+        else:
+            point = weights
+            trace = self.structure.trace(point, k)
+        slopes = trace.pullback(self.objective.slope(trace.prediction, v))
+        if self.learner.anchor != "retained":
+            weights = {n: self.retention.retain(w, decay, in_place) for n, w in weights.items()}
+
+        entries: dict[str, Tensor | State] = {}
+        rate = controls["rate"].to(dtype)[..., None, None] if self.learner.rate is None else self.learner.rate
+        for name in names:
+            step = (slopes[name] * -rate).mT @ trace.inputs[name]
+            if self.learner.momentum:
+                share = controls["momentum"].to(dtype)[..., None, None]
+                before = state[f"momentum.{name}"]
+                step = before.mul_(share).add_(step) if in_place else before * share + step
+                entries[f"momentum.{name}"] = step
+            entries[name] = weights[name].add_(step) if in_place else weights[name] + step
+        if phase is not None:
+            entries |= {f"anchor.{name}": point[name] for name in names}
+            entries["phase"] = (phase + 1) % self.chunk
+        if in_place:
+            state.spend()
+        return state.successor(**entries)
+
+    def _read(self, state: State, q: Tensor) -> Tensor:
+        several = q.ndim == 4
+        first = next(iter(state.fresh))
+        x = q.to(state[first].dtype)
+        x = x.transpose(1, 2) if several else x[..., None, :]
+        out = self.structure.forward(lambda name, h: h @ state[name].mT, x)
+        return (out.transpose(1, 2) if several else out[..., 0, :]).to(q.dtype)
+
+    def __str__(self) -> str:
+        timing = f", read_timing={self.read_timing!r}" if self.read_timing != "after" else ""
+        return f"Memory({self.structure!r}, {self.objective!r}, {self.retention!r}, {self.learner!r}{timing})"
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _reopen(anchor: Tensor, weight: Tensor, opens: Tensor, in_place: bool) -> Tensor:
+    """The gradient point: the present weight in rows where a chunk opens, the old anchor elsewhere."""
+    if not in_place:
+        return torch.where(opens[:, None, None, None], weight, anchor)
+    # Most steps open no chunk; copying the weights at each of them would cost more than the step.
+    if torch.compiler.is_compiling() or bool(opens.any()):
+        anchor.copy_(torch.where(opens[:, None, None, None], weight, anchor))
+    return anchor

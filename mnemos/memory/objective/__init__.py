@@ -1,0 +1,8 @@
+"""What the memory minimises on each key-value pair (the Miras paper's "attentional bias")."""
+
+from mnemos.memory.objective.base import Objective
+from mnemos.memory.objective.dot import Dot
+from mnemos.memory.objective.huber import Huber
+from mnemos.memory.objective.l2 import L2
+
+__all__ = ["L2", "Dot", "Huber", "Objective"]

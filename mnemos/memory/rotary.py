@@ -1,0 +1,25 @@
+"""Rotary positions: rotate pairs of channels by an angle that grows with the position (arXiv 2104.09864)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def rotate(x: Tensor, positions: Tensor, base: float) -> Tensor:
+    """x with channels (i, i + K/2) turned by positions * base^(-2i/K).
+
+    x (..., T, H, K) with even K, positions (..., T) whole numbers. The angles are computed in float64: at a position
+    of 200,000 a float32 angle is off by 0.01, and streams are meant to be longer than that.
+    """
+    half = x.shape[-1] // 2
+    frequencies = base ** (-torch.arange(half, device=x.device, dtype=torch.float64) / half)
+    return turn(x, positions.double()[..., None] * frequencies)
+
+
+def turn(x: Tensor, angles: Tensor) -> Tensor:
+    """x (..., T, H, K) with channels (i, i + K/2) turned by angles (..., T, K/2)."""
+    half = x.shape[-1] // 2
+    cos, sin = angles.cos().to(x.dtype)[..., None, :], angles.sin().to(x.dtype)[..., None, :]
+    first, second = x[..., :half], x[..., half:]
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)

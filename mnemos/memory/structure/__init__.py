@@ -1,0 +1,7 @@
+"""What holds the associations."""
+
+from mnemos.memory.structure.base import Structure, Trace
+from mnemos.memory.structure.matrix import Matrix
+from mnemos.memory.structure.mlp import MLP
+
+__all__ = ["MLP", "Matrix", "Structure", "Trace"]

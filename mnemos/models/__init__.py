@@ -1,0 +1,7 @@
+"""Layers stacked into models."""
+
+from mnemos.models.generation import generate, stream
+from mnemos.models.language_model import LanguageModel
+from mnemos.models.spec import ModelSpec
+
+__all__ = ["LanguageModel", "ModelSpec", "generate", "stream"]

@@ -1,0 +1,181 @@
+"""A language model: tokens in, logits of the next token out, a state between calls."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mnemos.errors import InvalidType, InvalidValue
+from mnemos.layers.base import Layer, LayerDeclaration
+from mnemos.layers.norm import RMSNorm
+from mnemos.lowering.plan import readable
+from mnemos.memory.declaration import expect, expect_kind
+from mnemos.models.spec import ModelSpec
+from mnemos.state import Owner, State, expect_state, over_documents
+from mnemos.state.documents import check_flags
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: W_3 (silu(W_1 x) * W_2 x)."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.up = nn.Linear(width, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.up(x).chunk(2, -1)
+        return self.down(F.silu(gate) * value)
+
+
+class Block(nn.Module):
+    """x + layer(norm(x)), then x + ffn(norm(x))."""
+
+    def __init__(self, layer: LayerDeclaration, width: int, heads: int, hidden: int):
+        super().__init__()
+        self.norm = RMSNorm(width)
+        self.layer: Layer = layer.build(width, heads)
+        self.ffn_norm = RMSNorm(width) if hidden else None
+        self.ffn = FeedForward(width, hidden) if hidden else None
+
+    def forward(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
+        y, state = self.layer.rows(self.norm(x), state, lengths)
+        x = x + y
+        if self.ffn is not None and self.ffn_norm is not None:
+            x = x + self.ffn(self.ffn_norm(x))
+        return x, state
+
+
+class LanguageModel(nn.Module):
+    """The model that a `ModelSpec` describes."""
+
+    def __init__(self, spec: ModelSpec):
+        super().__init__()
+        expect_kind(
+            spec,
+            ModelSpec,
+            "LanguageModel(spec)",
+            "ModelSpec(pattern=[zoo.gated_deltanet()], width=256, depth=4)",
+        )
+        self.spec = spec
+        spec.to_json()  # compiled code can only read it
+        hidden = max(round(spec.width * spec.ffn / 8) * 8, 8) if spec.ffn else 0
+        self.embedding = nn.Embedding(spec.vocabulary, spec.width)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        self.blocks = nn.ModuleList(Block(layer, spec.width, spec.number_of_heads, hidden) for layer in spec.layers)
+        self.norm = RMSNorm(spec.width)
+        self.head = None if spec.tied else nn.Linear(spec.width, spec.vocabulary, bias=False)
+        for name, parameter in self.named_parameters():
+            if name.endswith(
+                ("out.weight", "ffn.down.weight")
+            ):  # what a block adds: less of it the more blocks there are
+                nn.init.normal_(parameter, std=(2 * spec.depth * parameter.shape[1]) ** -0.5)
+
+    @property
+    def owner(self) -> Owner:
+        """Whose states these are."""
+        return (("model", self.spec.to_json()),)
+
+    def init_state(self, batch: int) -> State:
+        """A state for `batch` rows that have seen nothing."""
+        if not isinstance(batch, int) or batch < 0:
+            raise InvalidValue(f"init_state takes a number of rows; got {batch!r}.")
+        layers = {str(i): layer.fresh_state() for i, layer in enumerate(self.layers())}
+        return State(self.owner, layers).expand(batch)
+
+    def layers(self) -> list[Layer]:
+        """The memory layer of every block, from the bottom up."""
+        return [block.layer for block in self.blocks]  # pyright: ignore[reportReturnType]
+
+    def check_state(self, state: State) -> None:
+        """Raises StateError unless the state is one of this model's."""
+        state.check(self.owner, state.batch, "LanguageModel")
+
+    def forward(
+        self,
+        tokens: Tensor,
+        state: State | None = None,
+        *,
+        reset: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        """Logits for the token after each one, and the state after the last.
+
+        tokens: (batch, time) int64 in [0, vocabulary). reset: (batch, time) bool, every memory starts afresh before
+        these tokens (documents packed into one row). mask: (batch, time) bool, False marks padding; its logits are
+        zero. Returns logits (batch, time, vocabulary).
+
+        Raises InvalidType or InvalidValue for tokens of wrong dtype, shape or range, StateError for a state of
+        another model or batch.
+        """
+        self._check_tokens(tokens)
+        check_flags("reset", reset, *tokens.shape)
+        check_flags("mask", mask, *tokens.shape)
+        if state is None:
+            state = self.init_state(tokens.shape[0])
+        else:
+            expect_state(state, "LanguageModel").check(self.owner, tokens.shape[0], "LanguageModel", tokens.device)
+        if not tokens.numel():
+            return self.embedding.weight.new_zeros(*tokens.shape, self.spec.vocabulary), state
+        return over_documents(
+            lambda inputs, s, lengths: self._rows(inputs[0], s, lengths), [tokens], state, reset, mask
+        )
+
+    def _rows(self, tokens: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
+        x = self.embedding(tokens)
+        after: dict[str, Tensor | State] = {}
+        for i, block in enumerate(self.blocks):
+            x, after[str(i)] = block(x, state.child(str(i)), lengths)
+        weight = self.embedding.weight if self.head is None else self.head.weight
+        return F.linear(self.norm(x), weight), state.successor(**after)
+
+    def _check_tokens(self, tokens: Tensor) -> None:
+        if not isinstance(tokens, Tensor) or tokens.dtype != torch.int64:
+            raise InvalidType(f"tokens must be an int64 tensor; got {getattr(tokens, 'dtype', type(tokens).__name__)}.")
+        if tokens.ndim != 2:
+            raise InvalidValue(f"tokens must be (batch, time); got shape {tuple(tokens.shape)}.")
+        if torch.compiler.is_compiling() or not tokens.numel():
+            return
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high >= self.spec.vocabulary:
+            raise InvalidValue(f"tokens must lie in [0, {self.spec.vocabulary}); got values from {low} to {high}.")
+
+    def parameters_count(self) -> int:
+        """Learned numbers, shared ones counted once."""
+        return sum(p.numel() for p in self.parameters())
+
+    def flops_per_token(self, context: int) -> float:
+        """Floating point operations of the forward pass per token, within a sequence of `context` tokens."""
+        expect(
+            isinstance(context, int) and context >= 1,
+            f"the number of tokens must be a whole number of at least 1; got {context!r}.",
+        )
+        dense = sum(p.numel() for name, p in self.blocks.named_parameters() if ".ffn." in name)
+        dense += self.spec.vocabulary * self.spec.width
+        return 2.0 * dense + sum(layer.flops(context) for layer in self.layers()) / context
+
+    def state_bytes(self, context: int = 0) -> int:
+        """Bytes of one row's state after `context` tokens; constant unless a layer keeps everything."""
+        with torch.no_grad():
+            state = self.init_state(1)
+            if context:
+                _, state = self(torch.zeros(1, context, dtype=torch.int64, device=self.embedding.weight.device), state)
+        return state.nbytes
+
+    def explain(self, length: int = 4096) -> str:
+        """How every kind of layer runs, and what the whole model costs."""
+        lines = [
+            f"{self.parameters_count():,} parameters, {self.spec.depth} blocks of width {self.spec.width}; "
+            f"{readable(self.flops_per_token(length), 1000, 'FLOP')} a token forward"
+        ]
+        seen: set[LayerDeclaration] = set()
+        for layer, spec in zip(self.layers(), self.spec.layers, strict=True):
+            if spec not in seen:
+                seen.add(spec)
+                lines += [
+                    "",
+                    f"layer in {self.spec.layers.count(spec)} of {self.spec.depth} blocks:",
+                    layer.explain(length),
+                ]
+        return "\n".join(lines)

@@ -1,0 +1,62 @@
+"""What a model is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mnemos.errors import InvalidType
+from mnemos.layers import LayerDeclaration, LayerSpec
+from mnemos.memory import AnyMemory, Declaration
+from mnemos.memory.declaration import expect
+
+
+@dataclass(frozen=True)
+class ModelSpec(Declaration):
+    """A stack of blocks: x + layer(norm(x)), then x + ffn(norm(x)).
+
+    pattern: the layers, repeated until there are `depth` blocks; layer specs or bare memories. width: channels.
+    heads: per layer; None for one every 64 channels. vocabulary: number of token ids; 257 is bytes and an end of
+    document. ffn: hidden width of the SwiGLU feed-forward over `width`; 0 for none. tied: the output layer shares
+    the embedding's weights.
+    """
+
+    pattern: tuple[LayerDeclaration, ...]
+    width: int = 256
+    depth: int = 4
+    heads: int | None = None
+    vocabulary: int = 257
+    ffn: float = 8 / 3
+    tied: bool = True
+
+    def __post_init__(self) -> None:
+        pattern = self.pattern if isinstance(self.pattern, list | tuple) else (self.pattern,)
+        expect(len(pattern) > 0, "ModelSpec(pattern=) names at least one layer.")
+        layers = tuple(LayerSpec(p) if isinstance(p, AnyMemory) else p for p in pattern)
+        for layer in layers:
+            if not isinstance(layer, LayerDeclaration):
+                raise InvalidType(
+                    f"ModelSpec(pattern=) holds layer specs or memories, such as zoo.gated_deltanet(); got {layer!r}."
+                )
+        object.__setattr__(self, "pattern", layers)
+        for name, least in (("width", 1), ("depth", 1), ("vocabulary", 1)):
+            value = getattr(self, name)
+            expect(
+                isinstance(value, int) and value >= least,
+                f"ModelSpec({name}=) is a whole number of at least {least}; got {value!r}.",
+            )
+        heads = self.number_of_heads
+        expect(
+            isinstance(heads, int) and heads >= 1 and self.width % heads == 0,
+            f"ModelSpec(width=) must be a multiple of heads; got width={self.width}, heads={heads}.",
+        )
+        expect(self.ffn >= 0, f"ModelSpec(ffn=) is a factor of at least 0; got {self.ffn}.")
+
+    @property
+    def number_of_heads(self) -> int:
+        """`heads`, or one every 64 channels."""
+        return max(1, self.width // 64) if self.heads is None else self.heads
+
+    @property
+    def layers(self) -> tuple[LayerDeclaration, ...]:
+        """One layer a block."""
+        return tuple(self.pattern[i % len(self.pattern)] for i in range(self.depth))

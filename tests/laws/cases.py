@@ -1,0 +1,337 @@
+"""What the laws are held against: every legal combination of the declared choices, and every entry of the zoo.
+
+Both tables are read from the package, so that a new choice or a new system is tested by existing. A choice that has
+options worth telling apart lists them in `VARIANTS`; any other stands here with its defaults.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+import pytest
+import torch
+from torch import Tensor
+
+import mnemos as mn
+from mnemos.errors import InvalidValue
+from mnemos.execute import Request
+from mnemos.layers import Sigmoid
+from mnemos.lowering import EXECUTORS
+from mnemos.memory import AnyMemory, Declaration, Objective, Retain, Retention, Structure
+from mnemos.state import State
+
+CHUNK = 4
+
+VARIANTS: dict[type, list[Any]] = {
+    mn.Matrix: [mn.Matrix(), mn.Matrix(learned=True)],
+    mn.MLP: [
+        mn.MLP(depth=1, norm=False),
+        mn.MLP(depth=2, expansion=2, norm=True),
+        mn.MLP(depth=3, expansion=2, norm=False),
+    ],
+    mn.Huber: [mn.Huber(0.5)],
+    mn.Decay: [mn.Decay(per="head"), mn.Decay(per="channel")],
+    mn.Window: [mn.Window(1), mn.Window(5), mn.Window(5, sinks=2), mn.Window(64, sinks=3)],
+}
+
+Kind = TypeVar("Kind", bound=Declaration)
+
+
+def choices(base: type[Kind]) -> list[Kind]:
+    """Every kind of `base` that the package declares, with its variants."""
+    kinds = [kind for kind in Declaration.kinds.values() if issubclass(kind, base) and kind is not base]
+    return [choice for kind in kinds for choice in VARIANTS.get(kind) or [kind()]]
+
+
+ANCHORS = ("retained", "previous", mn.Chunk(1), mn.Chunk(CHUNK))
+LEARNERS = [mn.GD(momentum=m, anchor=a) for m in (False, True) for a in ANCHORS]
+
+LEARNING: list[mn.Memory] = [
+    mn.Memory(*made)  # pyright: ignore[reportArgumentType]
+    for made in itertools.product(
+        choices(Structure), choices(Objective), choices(Retention), LEARNERS, ("after", "before")
+    )
+]
+"""The whole product of the four choices, and of what they leave open."""
+
+ODD: list[mn.Memory] = [
+    mn.Memory(structure, mn.L2(), mn.Decay(), mn.GD(momentum=True, anchor=anchor))
+    for structure in (
+        mn.MLP(depth=2, expansion=2, activation="silu"),
+        mn.MLP(depth=2, expansion=2, activation="relu"),
+        mn.MLP(depth=3, expansion=1),
+        mn.MLP(depth=2, expansion=2, residual=False, norm=False),
+        mn.MLP(depth=2, expansion=2, residual=False, norm=True),
+        mn.MLP(depth=3, expansion=2, norm=True),
+    )
+    for anchor in ("retained", mn.Chunk(CHUNK))
+] + [
+    mn.Memory(mn.Matrix(), objective, mn.Decay(), mn.GD(rate=0.5, momentum=momentum, anchor=anchor))
+    for objective in choices(Objective)
+    for momentum in (False, True)
+    for anchor in ANCHORS
+]
+"""Options beside the product: other activations, no residual, no norm, a constant rate."""
+
+KEEPING: list[mn.KVMemory] = [
+    mn.KVMemory(retain=retain, read=read)
+    for retain in choices(Retain)
+    for read in (mn.Softmax(), mn.Softmax(rotary=100.0), mn.Softmax(scale=0.7, rotary=10000.0))
+]
+
+MEMORIES: list[AnyMemory] = [*LEARNING, *ODD, *KEEPING]
+
+
+def facets(memory: AnyMemory) -> tuple[Any, ...]:
+    """What a memory consists of."""
+    if isinstance(memory, mn.Memory):
+        learner = memory.learner
+        parts = (learner.momentum, learner.anchor, learner.rate, memory.read_timing)
+        return (memory.structure, memory.objective, memory.retention, *parts)
+    assert isinstance(memory, mn.KVMemory)
+    return (memory.retain, memory.read_rule)
+
+
+def covering(memories: Iterable[AnyMemory]) -> list[AnyMemory]:
+    """Few memories in which every pair of choices that occurs still occurs."""
+    left: dict[AnyMemory, set[Any]] = {m: set(itertools.combinations(enumerate(facets(m)), 2)) for m in memories}
+    wanted, chosen = set().union(*left.values()), []
+    while wanted:
+        best = max(left, key=lambda m: len(left[m] & wanted))
+        chosen.append(best)
+        wanted -= left[best]
+    return chosen
+
+
+SOME: list[AnyMemory] = covering(MEMORIES)
+
+
+def name_of(value: Declaration) -> str:
+    """A short id for a parametrised test: the call that makes it, without defaults."""
+    text = Declaration.__str__(value)
+    for long, short in (("structure=", ""), ("objective=", ""), ("retention=", ""), ("learner=", ""), ("()", "")):
+        text = text.replace(long, short)
+    return text.removeprefix("Memory").replace(" ", "")
+
+
+def each(memories: Iterable[AnyMemory]) -> pytest.MarkDecorator:
+    """Parametrise a test by `memory`."""
+    return pytest.mark.parametrize("memory", list(memories), ids=name_of)
+
+
+class Inputs:
+    """Random float64 inputs that `memory` can run on, and an initial state in the middle of its life.
+
+    Decays of matrices lie in [0, 1], exact zeros and ones among them; those of networks in [0.8, 1], because their
+    normalisation makes tiny weights ill-conditioned. Keys have length 1. Values are narrower than keys wherever the
+    structure allows it, so that no transposition passes unseen.
+    """
+
+    def __init__(self, memory: AnyMemory, time: int, batch: int = 2, heads: int = 2, group: int = 1, key_dim: int = 4):
+        self.memory, self.heads, self.key_dim = memory, heads, key_dim
+        self.value_dim = value_dim_for(memory, key_dim)
+        self.q = torch.randn(batch, time, heads * group, key_dim, dtype=torch.float64)
+        self.k = torch.nn.functional.normalize(torch.randn(batch, time, heads, key_dim, dtype=torch.float64), dim=-1)
+        self.v = torch.randn(batch, time, heads, self.value_dim, dtype=torch.float64)
+        self.controls = controls_for(memory, batch, time, heads, key_dim)
+        generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
+        self.weights = {
+            name: weight.double() + 0.1 * torch.randn_like(weight, dtype=torch.float64)
+            for name, weight in memory.initial_weights(heads, key_dim, self.value_dim, generator).items()
+        }
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """q, k, v, the controls and the initial weights by name."""
+        return {"q": self.q, "k": self.k, "v": self.v, **self.controls, **self.weights}
+
+    def require_grad(self) -> Inputs:
+        for tensor in self.tensors.values():
+            tensor.requires_grad_()
+        return self
+
+    def init(self) -> State:
+        """A state that has seen nothing."""
+        return self.memory.init(self.q.shape[0], self.heads, self.key_dim, self.value_dim, self.weights, torch.float64)
+
+    def lived(self) -> State:
+        """A state in which every row has seen another number of tokens."""
+        batch = self.q.shape[0]
+        before = Inputs(self.memory, CHUNK + 2 * batch, batch, self.heads, 1, self.key_dim)
+        lengths = torch.arange(batch) + CHUNK + 1
+        weights = self.weights
+        state = self.memory.init(batch, self.heads, self.key_dim, self.value_dim, weights, torch.float64)
+        mask = torch.arange(before.q.shape[1]) < lengths[:, None]
+        _, state = mn.run(
+            self.memory, before.q, before.k, before.v, before.controls, state=state, mask=mask, plan="reference"
+        )
+        return state
+
+    def cut(self, start: int, end: int) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """q, k, v and controls of the tokens [start, end)."""
+        controls = {name: value[:, start:end] for name, value in self.controls.items()}
+        return self.q[:, start:end], self.k[:, start:end], self.v[:, start:end], controls
+
+    def at(self, t: int) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """q, k, v and controls of one token, without a time axis."""
+        return self.q[:, t], self.k[:, t], self.v[:, t], {name: value[:, t] for name, value in self.controls.items()}
+
+
+def value_dim_for(memory: AnyMemory, key_dim: int) -> int:
+    """One less than `key_dim` where the memory allows it."""
+    try:
+        memory.weight_shapes(key_dim, key_dim - 1)
+    except InvalidValue:
+        return key_dim
+    return key_dim - 1
+
+
+def controls_for(memory: AnyMemory, batch: int, time: int, heads: int, key_dim: int) -> dict[str, Tensor]:
+    """Random controls within their range, its ends included where that is well conditioned."""
+    linear = isinstance(memory, mn.Memory) and memory.structure.linear_in_weights
+    made = {}
+    for control in memory.controls:
+        shape = (batch, time, heads, key_dim) if control.per == "channel" else (batch, time, heads)
+        value = torch.rand(shape, dtype=torch.float64)
+        if control.name == "decay" and not linear:
+            value = 0.8 + 0.2 * value
+        elif control.name == "decay" or control.name == "momentum":
+            value = (1.2 * value - 0.1).clamp(0, 1)
+        if control.name == "rate" and not linear:
+            value = 0.3 * value
+        made[control.name] = value
+    return made
+
+
+def executors_for(memory: AnyMemory, inputs: Inputs) -> list[str]:
+    """The names of all executors that accept the memory on these inputs."""
+    request = Request.of(inputs.q, inputs.k, inputs.v, True)
+    return [executor.name for executor in EXECUTORS if executor.declines(memory, request) is None]
+
+
+def random_cuts(time: int, pieces: int = 5) -> list[int]:
+    """Random boundaries 0 = c_0 <= c_1 ... = time, with empty pieces and single tokens among them."""
+    inner = torch.randint(0, time + 1, (pieces - 1,)).tolist()
+    return sorted([0, 1, *inner, *inner[:1], time])
+
+
+def assert_close(found: Tensor, expected: Tensor, what: str, tolerance: float = 1e-9) -> None:
+    """Equal up to `tolerance` relative to the largest number expected (or to 1)."""
+    assert found.shape == expected.shape, f"{what}: shape {tuple(found.shape)}, expected {tuple(expected.shape)}"
+    if not found.numel():
+        return
+    assert bool(torch.isfinite(found).all()), f"{what}: not finite"
+    scale = max(1.0, float(expected.detach().abs().max()))
+    error = float((found.detach().double() - expected.detach().double()).abs().max())
+    assert error <= tolerance * scale, f"{what}: off by {error:.2e} where numbers reach {scale:.2e}"
+
+
+def content(state: State) -> dict[str, Tensor]:
+    """The tensors of a state by name, as far as they mean something: entries of key-value memories in the order of
+    time and without empty places, wherever they are stored."""
+    found: dict[str, Tensor] = {}
+    for name, value in state.entries.items():
+        if isinstance(value, State):
+            found |= {f"{name}.{inner}": tensor for inner, tensor in content(value).items()}
+    tensors = {name: value for name, value in state.entries.items() if isinstance(value, Tensor)}
+    if "segment" in tensors:  # an open segment is filled up to its phase
+        filled = torch.arange(tensors["segment"].shape[1]) < tensors["phase"][:, None]
+        tensors["segment"] = torch.where(filled[:, :, None, None, None], tensors["segment"], 0.0)
+    if "slot" not in tensors:
+        return found | tensors
+    slot = tensors["slot"]
+    order = torch.where(slot > 0, slot, torch.iinfo(torch.int64).max).argsort(1)
+    order = order[:, : int((slot > 0).sum(1).max()) if slot.numel() else 0]
+    filled = slot.gather(1, order)
+    for name in ("keys", "values"):
+        index = order[:, :, None, None].expand(-1, -1, *tensors[name].shape[2:])
+        tensors[name] = torch.where((filled > 0)[:, :, None, None], tensors[name].gather(1, index), 0.0)
+    return found | tensors | {"slot": filled}
+
+
+def assert_states_close(found: State, expected: State, what: str = "state", tolerance: float = 1e-9) -> None:
+    """The same content, whole numbers exactly, and the same owner."""
+    assert found.owner == expected.owner
+    one, other = content(found), content(expected)
+    assert set(one) == set(other)
+    for name, tensor in one.items():
+        if tensor.is_floating_point():
+            assert_close(tensor, other[name], f"{what} {name}", tolerance)
+        else:
+            assert torch.equal(tensor, other[name]), f"{what} {name}"
+
+
+# Models: every entry of the zoo, small, and variants that take other paths.
+
+WIDTH, HEADS, VOCABULARY = 32, 2, 11
+SMALL: dict[str, Any] = {"window": 8, "chunk": 4, "segment": 8, "sinks": 2}
+
+
+def small_options(build: Any) -> dict[str, Any]:
+    """Options that let short sequences cross boundaries, as far as `build` takes them."""
+    return {name: SMALL[name] for name in inspect.signature(build).parameters if name in SMALL}
+
+
+def model_spec(layers: Any) -> mn.ModelSpec:
+    """A small model of a model spec, a layer spec, or a list of layers."""
+    spec = layers if isinstance(layers, mn.ModelSpec) else mn.ModelSpec(pattern=layers)
+    return spec.replace(width=WIDTH, depth=2, heads=HEADS, vocabulary=VOCABULARY, ffn=1.0)
+
+
+NOBODYS = mn.Memory(
+    structure=mn.MLP(depth=2, expansion=2),
+    objective=mn.Huber(0.5),
+    retention=mn.Decay(per="channel"),
+    learner=mn.GD(momentum=True, anchor=mn.Chunk(CHUNK)),
+)
+
+
+def zoo_models() -> dict[str, mn.ModelSpec]:
+    """Every entry of the zoo."""
+    return {name: model_spec(e.build(**small_options(e.build))) for name, e in mn.zoo.entries().items()}
+
+
+def variant_models() -> dict[str, mn.ModelSpec]:
+    """Variants that take other paths than the entries' defaults."""
+    zoo = mn.zoo
+    layers: dict[str, Any] = {
+        **{f"titans_lmm-depth{d}": zoo.titans_lmm(depth=d, chunk=4, expansion=2) for d in (1, 3, 4)},
+        "titans_lmm-exact": zoo.titans_lmm(depth=1, chunk=None),
+        "titans_lmm-token-by-token": zoo.titans_lmm(depth=2, chunk=None, expansion=1),
+        "titans_lmm-persistent": zoo.titans_lmm(chunk=4, persistent=3),
+        "titans_mag-matrix": zoo.titans_mag(window=8, depth=1, chunk=None),
+        "titans_mac-no-persistent": zoo.titans_mac(segment=4, persistent=0),
+        "transformer-grouped": zoo.transformer(kv_heads=1),
+        "sliding_window-grouped": zoo.sliding_window(8, sinks=2, kv_heads=1),
+        "sliding_window-no-sinks": zoo.sliding_window(5, sinks=0),
+        "gated_deltanet-no-conv": zoo.gated_deltanet(conv=None, value_expand=2.0),
+        "nobodys": mn.LayerSpec(NOBODYS, keys="unit", controls=(("rate", Sigmoid(bias=-3.0)),)),
+        "mixed": [zoo.gated_deltanet(), zoo.sliding_window(8)],
+        "untied": mn.ModelSpec(pattern=(zoo.deltanet(),), tied=False),
+    }
+    return {name: model_spec(spec) for name, spec in layers.items()}
+
+
+MODELS: dict[str, mn.ModelSpec] = zoo_models() | variant_models()
+
+
+def each_model(names: Sequence[str] | None = None) -> pytest.MarkDecorator:
+    """Parametrise a test by `spec`."""
+    chosen = list(MODELS) if names is None else list(names)
+    return pytest.mark.parametrize("spec", [MODELS[n] for n in chosen], ids=chosen)
+
+
+def make_model(spec: mn.ModelSpec) -> mn.LanguageModel:
+    """The model in float64, its parameters moved off their symmetric starting values."""
+    model = mn.LanguageModel(spec).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def some_tokens(batch: int, time: int) -> Tensor:
+    return torch.randint(0, VOCABULARY, (batch, time))

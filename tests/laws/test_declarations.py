@@ -1,0 +1,91 @@
+"""Law: a declaration is a value: equal, hashable, printed as the call that makes it, and the same after JSON."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import pickle
+from typing import Any
+
+import pytest
+from cases import MEMORIES, MODELS, each, name_of
+
+import mnemos as mn
+from mnemos.memory import AnyMemory, Declaration
+
+ENTRIES = mn.zoo.entries()
+
+
+def assert_is_a_value(declaration: Any) -> None:
+    text = declaration.to_json()
+    back = mn.from_json(text)
+    assert back == declaration and hash(back) == hash(declaration) and back.to_json() == text
+    assert "\n" not in text and json.loads(text)["kind"] == type(declaration).__name__
+    assert {declaration: 1}[back] == 1
+    for shown in (repr(declaration), str(declaration)):
+        assert eval(shown, dict(Declaration.kinds)) == declaration
+    assert declaration.replace() == declaration
+    assert copy.deepcopy(declaration) == declaration
+    assert pickle.loads(pickle.dumps(declaration)) == declaration
+    field = dataclasses.fields(declaration)[0].name if dataclasses.fields(declaration) else "anything"
+    with pytest.raises((dataclasses.FrozenInstanceError, AttributeError)):
+        setattr(declaration, field, None)
+
+
+@each(MEMORIES)
+def test_memories(memory: AnyMemory) -> None:
+    assert_is_a_value(memory)
+    assert isinstance(memory, AnyMemory)
+
+
+@pytest.mark.parametrize("spec", MODELS.values(), ids=MODELS)
+def test_models(spec: mn.ModelSpec) -> None:
+    assert_is_a_value(spec)
+    for layer in spec.pattern:
+        assert_is_a_value(layer)
+
+
+def test_no_two_memories_are_taken_for_each_other() -> None:
+    assert len(set(MEMORIES)) == len({m.to_json() for m in MEMORIES}) == len({str(m) for m in MEMORIES})
+    assert len(set(map(name_of, MEMORIES))) == len(set(MEMORIES))
+
+
+def test_every_kind_of_choice_is_in_the_table() -> None:
+    """A choice that nobody put into a case is not tested."""
+    used = json.dumps([m.to_json() for m in MEMORIES] + [s.to_json() for s in MODELS.values()])
+    defaults = {"Matrix", "L2", "Keep", "GD", "Everything", "Softmax", "Append"}
+    abstract = {"Objective", "Retention", "Structure", "Retain", "ControlRule", "LayerDeclaration"}
+    elsewhere = {"Constant"}
+    for kind in set(Declaration.kinds) - defaults - abstract - elsewhere:
+        module = Declaration.kinds[kind].__module__
+        if not module.startswith("mnemos.") or module.startswith("mnemos.train"):
+            continue
+        assert f'\\"kind\\": \\"{kind}\\"' in used, kind
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_zoo(name: str) -> None:
+    """An entry names its paper, builds without arguments, and is a model of any size by name."""
+    entry = ENTRIES[name]
+    assert entry.name == name and getattr(mn.zoo, name) is entry.build
+    assert entry.title and 2014 <= entry.year <= 2030
+    number = entry.arxiv.split(".")
+    assert len(number) == 2 and all(part.isdigit() for part in number), "an arXiv number"
+    assert entry.build.__module__ == f"mnemos.zoo.{name}", "one small file per system, named like it"
+    spec = entry.build()
+    assert isinstance(spec, mn.LayerSpec if entry.kind == "layer" else mn.ModelSpec)
+    assert_is_a_value(spec)
+    model = mn.zoo.model(name, width=16, depth=3, heads=1, vocabulary=5)
+    assert (model.width, model.depth, model.heads, model.vocabulary) == (16, 3, 1, 5)
+    assert len(model.layers) == 3
+    built = mn.LanguageModel(model)
+    assert built.parameters_count() == sum(p.numel() for p in built.parameters())
+    assert built.flops_per_token(64) > 0
+    text = built.explain(length=64)
+    assert f"{built.parameters_count():,} parameters" in text and "runs by" in text
+
+
+def test_zoo_lists_itself() -> None:
+    assert list(ENTRIES) == sorted(ENTRIES)
+    assert set(ENTRIES) <= set(dir(mn.zoo))

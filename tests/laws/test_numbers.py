@@ -1,0 +1,190 @@
+"""Law: the algorithms are sound in single and half precision, and at the ends of their ranges."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import (
+    MODELS,
+    VOCABULARY,
+    Inputs,
+    assert_close,
+    controls_for,
+    each_model,
+    executors_for,
+    make_model,
+    some_tokens,
+)
+from torch import Tensor
+
+import mnemos as mn
+from mnemos.execute.coefficients import PairProducts
+from mnemos.execute.triangular import unit_lower_inverse
+
+
+def pair_products(a: Tensor) -> Tensor:
+    """P[t, s] = product of a_i over s < i <= t, literally."""
+    size = a.shape[-1] + 1
+    rows = [
+        torch.stack([a[..., s:t].prod(-1) if s <= t else torch.zeros_like(a[..., 0]) for s in range(size)], -1)
+        for t in range(size)
+    ]
+    return torch.stack(rows, -2)
+
+
+@pytest.mark.parametrize("zeros", [(), (0,), (2,), (4,), (1, 3), (0, 1, 2, 3, 4)])
+def test_pair_products(zeros: tuple[int, ...]) -> None:
+    a = torch.rand(2, 5, dtype=torch.float64)
+    a[1, list(zeros)] = 0.0
+    a.requires_grad_()
+    product = PairProducts.apply(a)
+    assert_close(product, pair_products(a), "products", 1e-15)
+    assert torch.autograd.gradcheck(PairProducts.apply, (a,))
+    weight = torch.randn_like(product)
+    (found,) = torch.autograd.grad((product * weight).sum(), a)
+    (expected,) = torch.autograd.grad((pair_products(a) * weight).sum(), a)
+    assert_close(found, expected, "gradient", 1e-13)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8, 16, 32, 64])
+@pytest.mark.parametrize("kind", ["random", "identical keys", "zero"])
+def test_unit_lower_inverse(size: int, kind: str) -> None:
+    lower = {
+        "random": torch.randn(3, size, size, dtype=torch.float64),
+        "identical keys": torch.ones(3, size, size, dtype=torch.float64),
+        "zero": torch.zeros(3, size, size, dtype=torch.float64),
+    }[kind].tril(-1)
+    if kind == "random":
+        lower = lower / size**0.5
+    eye = torch.eye(size, dtype=torch.float64)
+    expected = torch.linalg.solve_triangular(eye + lower, eye.expand(3, -1, -1), upper=False, unitriangular=True)
+    assert_close(unit_lower_inverse(lower), expected, "inverse", 1e-12)
+    assert not unit_lower_inverse(lower).triu(1).any(), "later tokens would reach earlier ones"
+    assert_close(unit_lower_inverse(lower.float()), expected, "inverse in single precision", 1e-4)
+    if size == 16:
+        lower = lower[:1].clone().requires_grad_()
+        assert torch.autograd.gradcheck(lambda x: unit_lower_inverse(x.tril(-1)), (lower,))
+
+
+MATRICES = [
+    mn.Memory(mn.Matrix(), objective, retention, mn.GD(momentum=momentum, anchor=anchor))
+    for objective in (mn.Dot(), mn.L2())
+    for retention in (mn.Keep(), mn.Decay(per="head"), mn.Decay(per="channel"))
+    for momentum in (False, True)
+    for anchor in ("retained", "previous")
+    if objective == mn.L2() or anchor == "retained"
+]
+
+
+@pytest.mark.parametrize(
+    ("memory", "decay"),
+    [
+        (m, d)
+        for m in MATRICES
+        for d in ("1", "0", "1e-30", "0 or 1", "tiny to 1")
+        if d == "1" or m.retention != mn.Keep()
+    ],
+    ids=str,
+)
+def test_chunk_forms_in_single_precision(memory: mn.Memory, decay: str) -> None:
+    """2,000 tokens with identical keys, full steps and decays at the ends of the range: single precision stays at
+    double precision, up to one part in a thousand of the largest number."""
+    time = 2000
+    inputs = Inputs(memory, time, batch=1, heads=1, key_dim=8)
+    inputs.k = inputs.k[:, :1].expand(-1, time, -1, -1).clone()
+    shape = controls_for(memory, 1, time, 1, 8).get("decay", torch.empty(1, time, 1)).shape
+    controls = inputs.controls
+    if "rate" in controls and memory.objective == mn.L2():
+        controls["rate"] = torch.ones_like(controls["rate"])
+    if memory.retention != mn.Keep():
+        controls["decay"] = {
+            "0": torch.zeros(shape),
+            "1": torch.ones(shape),
+            "1e-30": torch.full(shape, 1e-30),
+            "0 or 1": (torch.rand(shape) < 0.9).float(),
+            "tiny to 1": 10 ** (-30 * torch.rand(shape)),
+        }[decay].double()
+    if "momentum" in controls:
+        controls["momentum"] = 0.9 * controls["momentum"]
+    for plan in [plan for plan in executors_for(memory, inputs) if plan != "loop"]:
+        expected, last = mn.run(memory, *inputs.cut(0, time), plan=plan)
+        q, k, v, c = inputs.cut(0, time)
+        single = {name: value.float() for name, value in c.items()}
+        leaf = v.float().requires_grad_()
+        out, after = mn.run(memory, q.float(), k.float(), leaf, single, plan=plan)
+        assert out.dtype == torch.float32 and after["matrix"].dtype == torch.float32
+        assert_close(out, expected, plan, 1e-3)
+        assert_close(after["matrix"], last["matrix"], f"{plan}: state", 1e-3)
+        (gradient,) = torch.autograd.grad(out.square().mean(), leaf)
+        assert torch.isfinite(gradient).all()
+        # The algorithm in double precision is the plain loop (over fewer tokens, which is slow).
+        early, _ = mn.run(memory, *inputs.cut(0, 150), plan="loop")
+        assert_close(expected[:, :150], early, f"{plan} and the loop", 1e-9)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0, 2.0])
+def test_the_delta_rule_at_the_ends_of_its_rate(rate: float) -> None:
+    """0 writes nothing, 1 replaces, 2 reflects (the erasure I - 2 k k^T keeps norms): none of them diverges."""
+    memory = mn.Memory()
+    inputs = Inputs(memory, 500)
+    inputs.controls["rate"].fill_(rate)
+    out, state = mn.run(memory, *inputs.cut(0, 500))
+    expected, last = mn.run(memory, *inputs.cut(0, 500), plan="reference")
+    assert_close(out, expected, "outputs")
+    assert_close(state["matrix"], last["matrix"], "state")
+
+
+@each_model()
+def test_single_precision_models(spec: mn.ModelSpec) -> None:
+    """A fresh float32 model computes what its float64 copy computes, up to one part in ten thousand."""
+    model, tokens = mn.LanguageModel(spec), some_tokens(2, 40)
+    logits, _ = model(tokens)
+    assert logits.dtype == torch.float32
+    expected, _ = model.double()(tokens)
+    error = float((logits - expected).detach().norm() / expected.detach().norm())
+    assert error <= 1e-4, f"off by {error:.1e} of the logits' norm"
+
+
+@each_model()
+def test_bfloat16_autocast(spec: mn.ModelSpec) -> None:
+    """Under autocast a fresh model's logits are off by less than a quarter of their norm (typically by a fiftieth;
+    a head norm behind a first token that answers next to nothing blows rounding up), fast weights are float32,
+    gradients finite."""
+    model, tokens = mn.LanguageModel(spec), some_tokens(2, 40)
+    expected, _ = model(tokens)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, state = model(tokens)
+        _, state = model(tokens[:, :3], state)
+    error = float((logits.float() - expected).detach().norm() / expected.detach().norm())
+    assert 0 < error <= 0.25, f"off by {error:.1e} of the logits' norm"
+    for name, tensor in state.tensors():
+        if any(part in name for part in ("matrix", "layer1", "layer2", "layer3")):
+            assert tensor.dtype == torch.float32, name
+    logits.float().square().mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.dtype == torch.float32
+
+
+@each_model()
+def test_every_parameter_learns(spec: mn.ModelSpec) -> None:
+    model, tokens = make_model(spec), some_tokens(2, 30)
+    logits, _ = model(tokens)
+    torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and (parameter.grad.any() or not parameter.numel()), name
+
+
+@each_model()
+def test_rows_of_a_batch_are_what_they_are_alone(spec: mn.ModelSpec) -> None:
+    model, tokens = make_model(spec), some_tokens(3, 19)
+    together, state = model(tokens)
+    for row in range(3):
+        alone, end = model(tokens[row : row + 1])
+        assert_close(together[row : row + 1], alone, f"row {row}")
+        assert state.select(torch.tensor([row])).nbytes == end.nbytes
+    assert together.shape[-1] == VOCABULARY
+
+
+def test_the_table_has_every_entry() -> None:
+    assert set(mn.zoo.entries()) <= set(MODELS)
