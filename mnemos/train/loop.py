@@ -6,11 +6,11 @@ import math
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from types import FrameType
 from typing import Any
 
@@ -138,19 +138,19 @@ class Trainer:
         config = self.config
         metrics = Metrics(config.out, self.step)
         saved_at = self.step
-        before = time.perf_counter() - self.seconds
+        before = perf_counter() - self.seconds
         try:
             with _interrupts() as interrupted, Bar(config, self.step, self.seconds, shown=self.shown) as bar:
                 while not self.finished() and not interrupted.is_set():
                     record = self.train_step()
-                    self.seconds = time.perf_counter() - before
+                    self.seconds = perf_counter() - before
                     metrics.write("train", **record, seconds=round(self.seconds, 3))
                     bar.update(self.seconds, record)
                     if self.step % config.evaluate_every == 0 or self.finished():
                         measured = self.evaluate()
                         metrics.write("evaluate", step=self.step, **measured)
                         bar.evaluated(self.step, measured)
-                        self.seconds = time.perf_counter() - before
+                        self.seconds = perf_counter() - before
                     if self.step % config.checkpoint_every == 0 or self.finished():
                         saved_at = self.step
                         self.save(metrics)
@@ -166,7 +166,7 @@ class Trainer:
 
         Raises RunError if the loss or the gradient is not finite.
         """
-        config, began = self.config, time.perf_counter()
+        config, began = self.config, perf_counter()
         rate = config.optimiser.rate_at(self.step, self.progress())
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -192,7 +192,7 @@ class Trainer:
             "rate": rate,
             "gradient_norm": norm,
             "tokens": self.tokens,
-            "tokens_per_second": round(batch.tokens.numel() / (time.perf_counter() - began), 1),
+            "tokens_per_second": round(batch.tokens.numel() / (perf_counter() - began), 1),
         }
 
     def loss(self, batch: Batch, state: mn.State | None) -> tuple[Tensor, mn.State]:
