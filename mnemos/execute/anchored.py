@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mnemos.execute.base import declines_unless_gradient
 from mnemos.execute.chunks import cut, cut_controls, join, live_tokens
 from mnemos.execute.coefficients import Coefficients, coefficients, scale_tokens, scale_weight, scores
 from mnemos.execute.request import Request
@@ -28,17 +29,16 @@ class AnchoredDual:
     summary = "matrix products inside each gradient chunk, no weights per token; exact for anchored gradients"
 
     def declines(self, memory: Any, request: Request) -> str | None:
-        if not isinstance(memory, Memory):
-            return "it runs memories that learn; this one keeps keys and values"
-        if not memory.anchored:
+        reason = declines_unless_gradient(memory)
+        if reason is None and not memory.learner.anchored:
             return "gradients are taken token by token, not at the start of a chunk (GD(anchor=Chunk(n)))"
-        return None
+        return reason
 
     def flops(self, memory: Any, request: Request) -> float:
         tokens = request.batch * request.heads * request.length
         shapes = memory.structure.shapes(request.key_dim, request.value_dim).values()
         size = sum(o * i for o, i in shapes)
-        inside = sum(2 * memory.chunk * (o + i) for o, i in shapes)
+        inside = sum(2 * memory.learner.chunk * (o + i) for o, i in shapes)
         return float(tokens * (size * (8 + (2 if memory.learner.momentum else 0)) + inside))
 
     def run(
@@ -51,7 +51,7 @@ class AnchoredDual:
         state: State,
         lengths: Tensor | None,
     ) -> tuple[Tensor, State]:
-        phase, length, size = state["phase"], q.shape[1], memory.chunk
+        phase, length, size = state["phase"], q.shape[1], memory.learner.chunk
         dtype = state[next(iter(state.fresh))].dtype
         inputs = {"q": q, "k": k, "v": v, **controls}
         aligned = not torch.compiler.is_compiling() and not bool(phase.any())
@@ -62,7 +62,9 @@ class AnchoredDual:
             inputs = dict(zip(inputs, moved, strict=True))
             live = real.view(len(phase), 1, -1, size)
         queries, keys, values = (cut(inputs.pop(name).to(dtype), size) for name in ("q", "k", "v"))
-        c = coefficients(memory, cut_controls(inputs, size, dtype), live, keys)
+        cut_up = cut_controls(inputs, size, dtype)
+        judged = [c.name for c in memory.objective.controls]
+        c = coefficients(memory, cut_up, live, keys)
 
         names = list(memory.structure.shapes(q.shape[-1], v.shape[-1]))
         weights = {n: state[n] for n in names}
@@ -82,7 +84,8 @@ class AnchoredDual:
                 opens = (phase == 0)[:, None, None, None]
                 point = {name: torch.where(opens, weights[name], anchor[name]) for name in names}
             trace = memory.structure.trace(point, key)
-            slopes = trace.pullback(memory.objective.slope(trace.prediction, value))
+            of_objective = {name: cut_up[name][:, :, n] for name in judged}
+            slopes = trace.pullback(memory.objective.slope(trace.prediction, value, of_objective))
             outputs.append(_read(memory, here, weights, momentum, trace.inputs, slopes, query))
             if everyone[n]:
                 anchor = point

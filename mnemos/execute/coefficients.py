@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnemos.memory import Controls, Memory
+from mnemos.memory import GD, Controls, Memory
 
 
 class PairProducts(torch.autograd.Function):
@@ -74,6 +74,7 @@ def coefficients(memory: Memory, controls: Controls, live: Tensor | None, like: 
     def inert(value: Tensor, neutral: float) -> Tensor:
         return value if live is None else torch.where(live, value, neutral)
 
+    assert isinstance(memory.learner, GD)
     rate = controls["rate"] if "rate" in controls else like.new_full(shape, memory.learner.rate or 0.0)
     rate = inert(rate, 0.0)[..., None, None, :]
     decay = controls.get("decay")

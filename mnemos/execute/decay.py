@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mnemos.execute.base import declines_unless_matrix
 from mnemos.execute.chunks import cut, cut_controls, join, live_tokens
 from mnemos.execute.coefficients import coefficients, scale_tokens, scale_weight, scores
 from mnemos.execute.request import Request
-from mnemos.memory import Controls, Memory
+from mnemos.memory import GD, Controls, Memory
 from mnemos.state import State
 
 
 def chunk_size(memory: Memory) -> int:
     """Tokens a chunk: 32 where one product makes all scores, 16 where every key channel needs its own."""
-    control = memory.retention.control
-    return 16 if control is not None and control.per == "channel" else 32
+    return 16 if memory.retention.scaling == "channel" else 32
 
 
 def chunk_flops(memory: Memory, request: Request, solve: bool) -> float:
@@ -26,9 +26,10 @@ def chunk_flops(memory: Memory, request: Request, solve: bool) -> float:
     tokens = request.batch * request.heads * request.length
     key, value = request.key_dim, request.value_dim
     inside = 2 * size * (key + value) * (2 if solve else 1) + (2 * size * size if solve else 0)
-    if memory.retention.control is not None and memory.retention.control.per == "channel":
+    if memory.retention.scaling == "channel":
         inside += size * key
     carried = (4 if solve else 2) * 2 * key * value
+    assert isinstance(memory.learner, GD)
     return float(tokens * (inside + carried * (2 if memory.learner.momentum else 1)))
 
 
@@ -39,15 +40,10 @@ class CumulativeDecay:
     summary = "masked matrix products inside chunks, one state carried from chunk to chunk; exact"
 
     def declines(self, memory: Any, request: Request) -> str | None:
-        if not isinstance(memory, Memory):
-            return "it runs memories that learn; this one keeps keys and values"
-        if not memory.structure.linear_in_weights:
-            return "the structure is not a single matrix"
-        if memory.objective.slope_kind != "constant":
+        reason = declines_unless_matrix(memory)
+        if reason is None and memory.objective.slope_kind != "constant":
             return "the objective's gradient depends on the state (only Dot's does not)"
-        if memory.anchored:
-            return "the learner takes its gradients at the start of a chunk, which the state must remember"
-        return None
+        return reason
 
     def flops(self, memory: Any, request: Request) -> float:
         return chunk_flops(memory, request, solve=False)

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mnemos.execute.base import declines_unless_matrix
 from mnemos.execute.chunks import cut, cut_controls, join, live_tokens
 from mnemos.execute.coefficients import coefficients, scale_tokens, scale_weight, scores
 from mnemos.execute.decay import chunk_flops, chunk_size
 from mnemos.execute.request import Request
 from mnemos.execute.triangular import unit_lower_inverse
-from mnemos.memory import Controls, Memory
+from mnemos.memory import Controls
 from mnemos.state import State
 
 
@@ -27,15 +28,10 @@ class TriangularDelta:
     summary = "one unit-triangular system per chunk for all residuals, momentum included; exact"
 
     def declines(self, memory: Any, request: Request) -> str | None:
-        if not isinstance(memory, Memory):
-            return "it runs memories that learn; this one keeps keys and values"
-        if not memory.structure.linear_in_weights:
-            return "the structure is not a single matrix"
-        if memory.objective.slope_kind != "identity":
+        reason = declines_unless_matrix(memory)
+        if reason is None and memory.objective.slope_kind != "identity":
             return "the objective's gradient is not the residual itself (only L2's is)"
-        if memory.anchored:
-            return "the learner takes its gradients at the start of a chunk, not token by token"
-        return None
+        return reason
 
     def flops(self, memory: Any, request: Request) -> float:
         return chunk_flops(memory, request, solve=True)

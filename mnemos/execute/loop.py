@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mnemos.execute.request import Request
-from mnemos.memory import Controls, KVMemory, Memory
+from mnemos.memory import Controls
 from mnemos.state import State
 
 
@@ -23,13 +23,7 @@ class Loop:
 
     def flops(self, memory: Any, request: Request) -> float:
         tokens = request.batch * request.length * request.heads
-        if isinstance(memory, KVMemory):
-            entries = memory.retain.capacity or request.length
-            return 2.0 * tokens * entries * (request.key_dim + request.value_dim)
-        assert isinstance(memory, Memory)
-        size = sum(o * i for o, i in memory.structure.shapes(request.key_dim, request.value_dim).values())
-        passes = 8 if memory.structure.linear_in_weights else 10  # predict, pull back, write, decay, read
-        return float(passes * tokens * size)
+        return tokens * memory.step_flops(request.key_dim, request.value_dim, request.length)
 
     def run(
         self,

@@ -27,7 +27,8 @@ class Request:
     def of(q: Tensor, k: Tensor, v: Tensor, training: bool) -> Request:
         """The request that these inputs, (B, T, H, K) and (B, T, H, V), make."""
         batch, length, heads, key_dim = q.shape
-        return Request(batch, length, heads, key_dim, v.shape[-1], v.dtype, k.device.type, training)
+        value_dim = v.shape[-1] // max(k.shape[-1] // key_dim, 1)  # k and v may hold several pairs a token
+        return Request(batch, length, heads, key_dim, value_dim, v.dtype, k.device.type, training)
 
 
 def state_bytes(memory: AnyMemory, request: Request, heads: int | None = None) -> int:

@@ -4,6 +4,7 @@ from mnemos.layers.as_context import AsContext, ContextLayer
 from mnemos.layers.as_gate import AsGate, GateLayer
 from mnemos.layers.base import Layer, LayerDeclaration
 from mnemos.layers.controls import Constant, ControlRule, GatedDecay, HeadDecay, LowRankDecay, Sigmoid
+from mnemos.layers.features import Elu, FeatureMap, Unit
 from mnemos.layers.memory_layer import LayerSpec, MemoryLayer
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "Constant",
     "ContextLayer",
     "ControlRule",
+    "Elu",
+    "FeatureMap",
     "GateLayer",
     "GatedDecay",
     "HeadDecay",
@@ -21,4 +24,5 @@ __all__ = [
     "LowRankDecay",
     "MemoryLayer",
     "Sigmoid",
+    "Unit",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mnemos.layers.base import Layer, LayerDeclaration, check_width
 from mnemos.layers.memory_layer import LayerSpec, MemoryLayer
 from mnemos.layers.norm import RMSNorm
-from mnemos.memory import Memory
+from mnemos.memory import GD, Memory
 from mnemos.memory.declaration import expect, expect_kind
 from mnemos.memory.rotary import rotate
 from mnemos.state import Owner, State
@@ -41,11 +41,15 @@ class AsContext(LayerDeclaration):
         expect_kind(self.memory, LayerSpec, "memory", "zoo.titans_lmm(chunk=32)")
         inner = self.memory.memory
         expect(
-            isinstance(inner, Memory) and inner.anchored,
+            isinstance(inner, Memory) and isinstance(inner.learner, GD) and inner.learner.anchored,
             "AsContext(memory=) needs a memory whose gradients are anchored at its segments, "
             f"for example zoo.titans_lmm(chunk=32); got {inner}.",
         )
         expect(self.persistent >= 0, f"AsContext(persistent=) is a number of tokens; got {self.persistent}.")
+
+    @property
+    def kept(self) -> str:
+        return f"attention over segments and what is recalled from {self.memory.kept}"
 
     def build(self, width: int, heads: int) -> ContextLayer:
         return ContextLayer(self, width, heads)
@@ -60,8 +64,8 @@ class ContextLayer(Layer):
         self.spec, self.width, self.heads, self.head_dim = spec, width, heads, width // heads
         spec.to_json()  # compiled code can only read it
         expect(self.head_dim % 2 == 0, f"rotary positions need an even width per head; got {self.head_dim}.")
-        assert isinstance(spec.memory.memory, Memory)
-        self.segment = spec.memory.memory.chunk
+        assert isinstance(spec.memory.memory, Memory) and isinstance(spec.memory.memory.learner, GD)
+        self.segment = spec.memory.memory.learner.chunk
         self.memory = MemoryLayer(spec.memory, width=width, heads=heads)
         self.recall = nn.Linear(width, heads * self.memory.key_dim, bias=False)
         self.recalled = nn.Linear(heads * self.memory.value_dim, width, bias=False)

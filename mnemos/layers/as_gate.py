@@ -24,6 +24,10 @@ class AsGate(LayerDeclaration):
         expect_kind(self.layer, LayerDeclaration, "layer", "zoo.sliding_window()")
         expect_kind(self.gate, LayerDeclaration, "gate", "zoo.titans_lmm()")
 
+    @property
+    def kept(self) -> str:
+        return f"{self.layer.kept}, gated by {self.gate.kept}"
+
     def build(self, width: int, heads: int) -> GateLayer:
         return GateLayer(self, width, heads)
 

@@ -15,6 +15,11 @@ from mnemos.state.documents import check_flags
 class LayerDeclaration(Declaration):
     """A frozen description of a layer. Adding a kind of layer: a declaration with `build`, and a `Layer`."""
 
+    @property
+    def kept(self) -> str:
+        """What it keeps, in a few words."""
+        raise NotImplementedError
+
     def build(self, width: int, heads: int) -> Layer:
         """The layer at this width, with fresh parameters."""
         raise NotImplementedError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,9 +14,10 @@ from mnemos.errors import InvalidType
 from mnemos.layers.base import Layer, LayerDeclaration, check_width
 from mnemos.layers.controls import ControlRule, default_rule
 from mnemos.layers.convolution import ShortConvolution
+from mnemos.layers.features import FeatureMap
 from mnemos.layers.norm import RMSNorm
 from mnemos.lowering import Plan, Request, lower, run_rows
-from mnemos.memory import AnyMemory, KVMemory, Memory, Window
+from mnemos.memory import AnyMemory, KVMemory, Window
 from mnemos.memory.declaration import expect, expect_kind
 from mnemos.memory.rotary import turn
 from mnemos.state import Owner, State
@@ -32,8 +33,8 @@ class LayerSpec(LayerDeclaration):
         o = memory(q, k, v, controls(x))
         y = W_o (norm(o) * gate(x))
 
-    memory: the declaration. keys: feature map of q and k; "unit" scales them to length 1, "elu" is elu(x) + 1,
-    None leaves them. conv: size of the causal convolution on q, k, v, followed by SiLU; None for neither.
+    memory: the declaration. keys: feature map of q and k, such as Unit(); None leaves them.
+    conv: size of the causal convolution on q, k, v, followed by SiLU; None for neither.
     gate: "swish" multiplies the output by silu(W_g x). norm: "rms" normalises each head's output; "sum" divides it
     by the sum of the weights with which the values were added (linear attention's normaliser).
     controls: how the memory's controls are made, by name; those left out get a default.
@@ -44,7 +45,7 @@ class LayerSpec(LayerDeclaration):
     """
 
     memory: AnyMemory
-    keys: Literal["unit", "elu"] | None = None
+    keys: FeatureMap | None = None
     conv: int | None = None
     gate: Literal["swish"] | None = None
     norm: Literal["rms", "sum"] | None = None
@@ -78,10 +79,8 @@ class LayerSpec(LayerDeclaration):
                 f"LayerSpec(controls={name}): {rule} gives values in [{low:g}, {high:g}], but {name} must stay in "
                 f"[{control.low:g}, {control.high:g}] ({control.meaning}).",
             )
-        expect(
-            self.keys in ("unit", "elu", None),
-            f'LayerSpec(keys=) is "unit", "elu" or None; got {self.keys!r}.',
-        )
+        if self.keys is not None:
+            expect_kind(self.keys, FeatureMap, "keys", "Unit()")
         expect(self.norm in ("rms", "sum", None), f'LayerSpec(norm=) is "rms", "sum" or None; got {self.norm!r}.')
         expect(self.gate in ("swish", None), f'LayerSpec(gate=) is "swish" or None; got {self.gate!r}.')
         expect(self.conv is None or self.conv >= 2, f"LayerSpec(conv=) spans at least 2 tokens; got {self.conv}.")
@@ -97,6 +96,10 @@ class LayerSpec(LayerDeclaration):
                 f"{self.persistent} persistent tokens would slide out of the window: keep them as sinks, "
                 f"Window({self.memory.retain.size}, sinks={self.persistent}).",
             )
+
+    @property
+    def kept(self) -> str:
+        return self.memory.kept
 
     def build(self, width: int, heads: int) -> MemoryLayer:
         return MemoryLayer(self, width=width, heads=heads)
@@ -125,21 +128,23 @@ class MemoryLayer(Layer):
         self.memory = spec.memory
         spec.to_json()  # compiled code can only read it
         spec.memory.to_json()
-        self.sizes = [heads * self.key_dim, self.kv_heads * self.key_dim, self.kv_heads * self.value_dim]
+        pairs = self.kv_heads * spec.memory.pairs
+        self.sizes = [heads * self.key_dim, pairs * self.key_dim, pairs * self.value_dim]
+        self.feature_dim = self.key_dim if spec.keys is None else spec.keys.width(self.key_dim)
         out = heads * self.value_dim
 
         self.project = nn.Linear(width, sum(self.sizes), bias=False)
         self.conv = ShortConvolution(sum(self.sizes), spec.conv) if spec.conv else None
-        rules, chunk = dict(spec.controls), spec.memory.chunk if isinstance(spec.memory, Memory) else 1
+        rules, chunk = dict(spec.controls), getattr(getattr(spec.memory, "learner", None), "chunk", 1)
         self.controls = nn.ModuleDict(
             {
                 c.name: rules.get(c.name, default_rule(c, chunk)).build(
-                    width, heads, self.key_dim if c.per == "channel" else None
+                    width, heads, c.size(self.feature_dim, self._stored_value_dim)
                 )
                 for c in self.memory.controls
             }
         )
-        weights = self.memory.initial_weights(heads, self.key_dim, self._stored_value_dim)
+        weights = self.memory.initial_weights(heads, self.feature_dim, self._stored_value_dim)
         self.initial = nn.ParameterDict({name: nn.Parameter(weight) for name, weight in weights.items()})
         self.norm = RMSNorm(self.value_dim) if spec.norm == "rms" else None
         self.gate = nn.Linear(width, out, bias=False) if spec.gate else None
@@ -163,7 +168,7 @@ class MemoryLayer(Layer):
         memory = self.memory.init(
             1,
             self.kv_heads,
-            self.key_dim,
+            self.feature_dim,
             self._stored_value_dim,
             dict(self.initial.items()),
             self.memory.state_dtype(dtype),
@@ -188,16 +193,15 @@ class MemoryLayer(Layer):
             mixed = F.silu(mixed)
         q, k, v = mixed.split(self.sizes, -1)
         q, k, v = (y.unflatten(-1, (n, -1)) for y, n in ((q, self.heads), (k, self.kv_heads), (v, self.kv_heads)))
-        if self.spec.keys == "unit":
-            q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
-        elif self.spec.keys == "elu":
-            q, k = F.elu(q) + 1, F.elu(k) + 1
+        if self.spec.keys is not None:
+            q, k = self.spec.keys(q), self._each_pair(self.spec.keys, k)
         if self.spec.rotation:
             count = state["count"]
-            q, k = (_rotate(y, count[:, None] + torch.arange(x.shape[1], device=x.device)) for y in (q, k))
+            positions = count[:, None] + torch.arange(x.shape[1], device=x.device)
+            q, k = _rotate(q, positions), self._each_pair(lambda y: _rotate(y, positions), k)
             entries["count"] = count + (x.shape[1] if lengths is None else lengths)
         if self.spec.norm == "sum":
-            v = torch.cat([v, torch.ones_like(v[..., :1])], -1)
+            v = self._each_pair(lambda y: torch.cat([y, torch.ones_like(y[..., :1])], -1), v)
 
         controls = {name: rule(x) for name, rule in self.controls.items()}
         with torch.autocast(x.device.type, enabled=False):  # the memory keeps its own precision
@@ -211,6 +215,12 @@ class MemoryLayer(Layer):
             o = o * F.silu(self.gate(x))
         return self.out(o), state.successor(**entries)
 
+    def _each_pair(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """`function` applied to each of the vectors that a head of k or v holds."""
+        if self.memory.pairs == 1:
+            return function(x)
+        return torch.cat([function(part) for part in x.chunk(self.memory.pairs, -1)], -1)
+
     def plan(self, length: int, batch: int = 1, training: bool = False) -> Plan:
         """How the memory runs on `length` tokens."""
         weight = self.out.weight
@@ -218,7 +228,7 @@ class MemoryLayer(Layer):
             batch,
             length,
             self.heads,
-            self.key_dim,
+            self.feature_dim,
             self._stored_value_dim,
             weight.dtype,
             weight.device.type,

@@ -14,6 +14,8 @@ from mnemos.execute import (
     WindowedAttention,
 )
 from mnemos.lowering.plan import Plan
+from mnemos.lowering.rewrite import Rewrite, Rewritten
+from mnemos.lowering.several_steps import SeveralSteps
 from mnemos.memory import AnyMemory
 
 EXECUTORS: tuple[Executor, ...] = (
@@ -26,6 +28,20 @@ EXECUTORS: tuple[Executor, ...] = (
 )
 """From the most special to the most general; the first that does not decline is taken. A new algorithm is a line."""
 
+REWRITES: tuple[Rewrite, ...] = (SeveralSteps(),)
+"""Tried before the algorithms; the first identity that holds is used. A new one is a line."""
+
+
+def candidates(memory: AnyMemory) -> tuple[Executor, ...]:
+    """All executors for a memory, the ones that decline it included: first those of the plainer memory that it may
+    be in disguise, then its own."""
+    for rewrite in REWRITES:
+        plainer = rewrite.memory(memory)
+        if plainer is not None:
+            inner = [executor for executor in candidates(plainer) if executor is not EXECUTORS[-1]]
+            return (*(Rewritten(rewrite, executor) for executor in inner), *EXECUTORS)
+    return EXECUTORS
+
 
 def lower(memory: AnyMemory, request: Request, plan: str | None = None) -> Plan:
     """The plan for `memory` on `request`; `plan` names an executor to insist on.
@@ -37,15 +53,16 @@ def lower(memory: AnyMemory, request: Request, plan: str | None = None) -> Plan:
     if request.length == 1:
         reason = "a single token is fastest by one plain step"
         return Plan(memory, request, EXECUTORS[-1], tuple((e.name, reason) for e in EXECUTORS[:-1]))
-    reasons = {executor.name: executor.declines(memory, request) for executor in EXECUTORS}
-    chosen = next(executor for executor in EXECUTORS if reasons[executor.name] is None)
+    executors = candidates(memory)
+    reasons = {executor.name: executor.declines(memory, request) for executor in executors}
+    chosen = next(executor for executor in executors if reasons[executor.name] is None)
     instead = f"{chosen.name} does the same faster"
-    declined = tuple((e.name, reasons[e.name] or instead) for e in EXECUTORS if e is not chosen)
+    declined = tuple((e.name, reasons[e.name] or instead) for e in executors if e is not chosen)
     return Plan(memory, request, chosen, declined)
 
 
 def _insisted(memory: AnyMemory, request: Request, name: str) -> Plan:
-    by_name = {executor.name: executor for executor in EXECUTORS}
+    by_name = {executor.name: executor for executor in candidates(memory)}
     if name not in by_name:
         raise PlanError(f'no plan is called {name!r}; there are "reference", {", ".join(map(repr, by_name))}.')
     reason = by_name[name].declines(memory, request)

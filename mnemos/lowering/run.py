@@ -32,7 +32,10 @@ def run(
 
     q, k: (batch, time, heads, key_dim); v: (batch, time, heads, value_dim). A key-value memory may have fewer heads
     in k and v (grouped heads).
-    controls: what the memory declares, by name: (batch, time, heads), or (batch, time, heads, key_dim) per channel.
+    A memory of several pairs a token (`GD(steps=n)`) takes them one behind the other: k (batch, time, heads,
+    n * key_dim).
+    controls: what the memory declares, by name: (batch, time, heads), or (batch, time, heads, channels) where it wants
+    more than one number a head.
     weights: its initial fast weights, (heads, out, in) each, where it learns them.
     state: to go on from; makes `weights` superfluous. plan: None to let lowering choose, "reference" for the literal
     loop in float64, or the name of an executor.
@@ -50,7 +53,8 @@ def run(
         raise InvalidType(f"run takes a memory, for example Memory() or zoo.retnet().memory; got {memory!r}.")
     controls = dict(controls or {})
     check_inputs(memory, q, k, v, controls)
-    batch, time, heads, key_dim = k.shape
+    batch, time, heads, _ = k.shape
+    key_dim, value_dim = q.shape[-1], v.shape[-1] // memory.pairs
     check_flags("reset", reset, batch, time)
     check_flags("mask", mask, batch, time)
     dtype = memory.state_dtype(q.dtype)
@@ -58,9 +62,9 @@ def run(
         if isinstance(weight, Tensor):
             check_finite(f"weights[{name!r}]", weight)
     if state is None:
-        state = memory.init(batch, heads, key_dim, v.shape[-1], weights, dtype, k.device)
+        state = memory.init(batch, heads, key_dim, value_dim, weights, dtype, k.device)
     else:
-        expect_state(state, "run").check(memory.owner(heads, key_dim, v.shape[-1]), batch, "run", k.device)
+        expect_state(state, "run").check(memory.owner(heads, key_dim, value_dim), batch, "run", k.device)
     names = list(controls)
 
     def rows(inputs: list[Tensor], state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
@@ -83,7 +87,7 @@ def run_rows(
     """`run` for callers that have checked their inputs: one document a row, padded at its end beyond `lengths`."""
     state.refuse_if_spent()
     if q.shape[0] == 0 or q.shape[1] == 0:
-        return v.new_zeros(*q.shape[:3], v.shape[-1]), state
+        return v.new_zeros(*q.shape[:3], v.shape[-1] // memory.pairs), state
     if plan == "reference":
         return reference.run(memory, q, k, v, controls, state, lengths)
     chosen = lower(memory, Request.of(q, k, v, torch.is_grad_enabled()), plan)

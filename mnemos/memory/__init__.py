@@ -2,7 +2,7 @@
 
 from mnemos.memory.declaration import Declaration, from_json
 from mnemos.memory.keeping import KVMemory
-from mnemos.memory.learner import GD, Chunk
+from mnemos.memory.learner import GD, Chunk, Learner
 from mnemos.memory.learning import Memory
 from mnemos.memory.objective import L2, Dot, Huber, Objective
 from mnemos.memory.protocol import AnyMemory, Control, Controls
@@ -28,6 +28,7 @@ __all__ = [
     "Huber",
     "KVMemory",
     "Keep",
+    "Learner",
     "Matrix",
     "Memory",
     "Objective",

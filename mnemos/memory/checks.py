@@ -40,7 +40,8 @@ def check_finite(name: str, x: Tensor) -> None:
 def check_inputs(memory: AnyMemory, q: Tensor, k: Tensor, v: Tensor, controls: Controls) -> None:
     """Raises unless q, k (B, T, H, K), v (B, T, H, V) and the controls are what `memory` can run on.
 
-    A key-value memory may have fewer heads in k and v than in q (grouped heads).
+    A key-value memory may have fewer heads in k and v than in q (grouped heads). A memory of several pairs a token has
+    that many times the channels in k and v.
     """
     for name, x in (("q", q), ("k", k), ("v", v)):
         if not isinstance(x, Tensor):
@@ -50,8 +51,14 @@ def check_inputs(memory: AnyMemory, q: Tensor, k: Tensor, v: Tensor, controls: C
         if x.ndim != 4:
             last = "value_dim" if name == "v" else "key_dim"
             raise InvalidValue(f"{name} must be (batch, time, heads, {last}); got shape {tuple(x.shape)}.")
-    if q.shape[-1] != k.shape[-1]:
-        raise InvalidValue(f"q and k must share key_dim; got {q.shape[-1]} and {k.shape[-1]}.")
+    if q.shape[-1] * memory.pairs != k.shape[-1]:
+        raise InvalidValue(
+            f"q and k must share key_dim; got {q.shape[-1]} and {k.shape[-1]}."
+            if memory.pairs == 1
+            else f"k must hold {memory.pairs} keys a token, {memory.pairs} * {q.shape[-1]} channels; got {k.shape[-1]}."
+        )
+    if v.shape[-1] % memory.pairs:
+        raise InvalidValue(f"v must hold {memory.pairs} values a token of equal width; got {v.shape[-1]} channels.")
     if k.shape[:3] != v.shape[:3]:
         raise InvalidValue(
             f"k and v must share (batch, time, heads); got {tuple(k.shape[:3])} and {tuple(v.shape[:3])}."
@@ -68,7 +75,7 @@ def check_inputs(memory: AnyMemory, q: Tensor, k: Tensor, v: Tensor, controls: C
     for name, x in (("k", k), ("v", v)):
         if x.dtype != q.dtype:
             raise InvalidType(f"q, k and v must share a dtype; q is {q.dtype} and {name} is {x.dtype}.")
-    check_controls(memory, controls, k.shape[:3], "(batch, time, heads)", k.shape[3])
+    check_controls(memory, controls, k.shape[:3], "(batch, time, heads)", q.shape[3], v.shape[3] // memory.pairs)
     for name, x in (("q", q), ("k", k), ("v", v)):
         check_finite(name, x)
 
@@ -79,9 +86,14 @@ def check_token(memory: AnyMemory, state: State, k: Tensor, v: Tensor, controls:
     _check_vectors("v", v, "value_dim")
     if k.shape[:2] != v.shape[:2]:
         raise InvalidValue(f"k and v must share (batch, heads); got {tuple(k.shape[:2])} and {tuple(v.shape[:2])}.")
-    owner = memory.owner(k.shape[1], k.shape[2], v.shape[2])
+    if k.shape[2] % memory.pairs or v.shape[2] % memory.pairs:
+        raise InvalidValue(
+            f"k and v must hold {memory.pairs} pairs of equal width; got {k.shape[2]} and {v.shape[2]} channels."
+        )
+    key_dim, value_dim = k.shape[2] // memory.pairs, v.shape[2] // memory.pairs
+    owner = memory.owner(k.shape[1], key_dim, value_dim)
     expect_state(state, "write").check(owner, k.shape[0], "write", k.device)
-    check_controls(memory, controls, k.shape[:2], "(batch, heads)", k.shape[2])
+    check_controls(memory, controls, k.shape[:2], "(batch, heads)", key_dim, value_dim)
 
 
 def check_query(memory: AnyMemory, state: State, q: Tensor) -> None:
@@ -108,10 +120,12 @@ def _check_vectors(name: str, x: Tensor, last: str) -> None:
     check_finite(name, x)
 
 
-def check_controls(memory: AnyMemory, controls: Controls, lead: tuple[int, ...], axes: str, key_dim: int) -> None:
+def check_controls(
+    memory: AnyMemory, controls: Controls, lead: tuple[int, ...], axes: str, key_dim: int, value_dim: int
+) -> None:
     """Raises unless `controls` are exactly the ones that `memory` declares, in shape and range.
 
-    lead: the shape of a control per head, its axes named by `axes`; one per channel has key_dim after them.
+    lead: the shape of a control per head, its axes named by `axes`; any other has an axis of its own after them.
     """
     declared = {control.name: control for control in memory.controls}
     wanted = ", ".join(f"{c.name} (per {c.per}: {c.meaning})" for c in memory.controls) or "no controls"
@@ -122,10 +136,12 @@ def check_controls(memory: AnyMemory, controls: Controls, lead: tuple[int, ...],
     if missing:
         raise InvalidValue(f"missing control {', '.join(map(repr, missing))}: this memory takes {wanted}.")
     for name, control in declared.items():
-        if control.per == "head":
+        size = control.size(key_dim, value_dim)
+        if size is None:
             _check_control(control, controls[name], tuple(lead), axes)
         else:
-            _check_control(control, controls[name], (*lead, key_dim), f"{axes[:-1]}, key_dim)")
+            own = {"channel": "key_dim", "value": "value_dim", "pair": "key_dim / 2"}.get(control.per, f"{size}")
+            _check_control(control, controls[name], (*lead, size), f"{axes[:-1]}, {own})")
 
 
 def _check_control(control: Control, value: Tensor, shape: tuple[int, ...], axes: str) -> None:

@@ -48,6 +48,18 @@ class KVMemory(Declaration):
     def controls(self) -> tuple[Control, ...]:
         return ()
 
+    @property
+    def pairs(self) -> int:
+        return 1
+
+    @property
+    def kept(self) -> str:
+        places = self.retain.capacity
+        return "all keys and values" if places is None else f"{places} keys and values"
+
+    def step_flops(self, key_dim: int, value_dim: int, context: int) -> float:
+        return 2.0 * (self.retain.capacity or context) * (key_dim + value_dim)
+
     def weight_shapes(self, key_dim: int, value_dim: int) -> dict[str, tuple[int, ...]]:
         return {}
 

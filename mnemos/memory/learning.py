@@ -12,7 +12,7 @@ from torch import Tensor
 from mnemos.errors import InvalidType
 from mnemos.memory.checks import check_owner, check_query, check_sizes, check_token
 from mnemos.memory.declaration import Declaration, expect, expect_kind
-from mnemos.memory.learner import GD, Chunk
+from mnemos.memory.learner import GD, Learner
 from mnemos.memory.objective import L2, Objective
 from mnemos.memory.protocol import Control, Controls
 from mnemos.memory.retention import Keep, Retention
@@ -27,46 +27,55 @@ class Memory(Declaration):
         g_t = gradient at the learner's anchor of objective(M(k_t), v_t)
         S_t = momentum_t S_t-1 - rate_t g_t
         W_t = retention(W_t-1) + S_t
-        o_t = M(q_t) at W_t                 (read="after" writing; at W_t-1 with read="before")
+        o_t = M(q_t) at W_t                 (read_timing="after" writing; at W_t-1 with "before")
 
     structure: what holds the associations. objective: what it minimises on each pair. retention: how it forgets.
     learner: how it follows the gradient, and where the gradient is taken.
 
-    Its state holds, per head, the fast weights (B, H, out, in), their momentum if any, and with a Chunk anchor the
-    anchored weights and the position within the chunk: float32 (float64 for float64 inputs) whatever the model's
-    dtype. A declaration holds no tensors.
+    Its state holds, per head, the fast weights (B, H, out, in) (or what the retention keeps in their place) and what
+    the learner needs beside them: float32 (float64 for float64 inputs) whatever the model's dtype. A declaration
+    holds no tensors.
     """
 
     structure: Structure = field(default_factory=Matrix)
     objective: Objective = field(default_factory=L2)
     retention: Retention = field(default_factory=Keep)
-    learner: GD = field(default_factory=GD)
+    learner: Learner = field(default_factory=GD)
     read_timing: Literal["after", "before"] = "after"
 
     def __post_init__(self) -> None:
         expect_kind(self.structure, Structure, "structure", "Matrix() or MLP(depth=2)")
         expect_kind(self.objective, Objective, "objective", "L2() or Dot()")
         expect_kind(self.retention, Retention, "retention", 'Keep() or Decay(per="head")')
-        expect_kind(self.learner, GD, "learner", "GD(momentum=True)")
+        expect_kind(self.learner, Learner, "learner", "GD(momentum=True)")
         expect(
             self.read_timing in ("after", "before"),
             f'Memory(read_timing=) is "after" or "before" the write; got {self.read_timing!r}.',
         )
-
-    @property
-    def chunk(self) -> int:
-        """Tokens that share one gradient point; 1 for the per-token anchors."""
-        return self.learner.anchor.size if isinstance(self.learner.anchor, Chunk) else 1
-
-    @property
-    def anchored(self) -> bool:
-        """Whether the state carries a gradient point of its own."""
-        return self.chunk > 1
+        self.learner.check(self)
+        names = [control.name for control in self.controls]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        expect(not twice, f"two of the choices in {self} take a control of the same name: {', '.join(twice)}.")
 
     @property
     def controls(self) -> tuple[Control, ...]:
-        forgetting = self.retention.control
-        return (*self.learner.controls, *([] if forgetting is None else [forgetting]))
+        return (*self.learner.controls, *self.retention.controls, *self.objective.controls)
+
+    @property
+    def pairs(self) -> int:
+        return self.learner.pairs
+
+    @property
+    def kept(self) -> str:
+        parts = [type(part).__name__ for part in (self.structure, self.objective, self.retention)]
+        learner = [] if type(self.learner) is GD else [type(self.learner).__name__]
+        momentum = ["momentum"] if getattr(self.learner, "momentum", False) else []
+        return " + ".join([*parts, *learner, *momentum])
+
+    def step_flops(self, key_dim: int, value_dim: int, context: int) -> float:
+        size = sum(o * i for o, i in self.structure.shapes(key_dim, value_dim).values())
+        passes = 8 if self.structure.linear_in_weights else 10  # predict, pull back, write, decay, read
+        return float(passes * size * self.pairs)
 
     def weight_shapes(self, key_dim: int, value_dim: int) -> dict[str, tuple[int, ...]]:
         shapes = self.structure.shapes(key_dim, value_dim)
@@ -98,15 +107,9 @@ class Memory(Declaration):
         """
         check_sizes(batch, heads, key_dim, value_dim)
         shapes = self.structure.shapes(key_dim, value_dim)
-        fresh: dict[str, Tensor] = {}
-        for name, weight in self._given_weights(weights, shapes, heads, key_dim, value_dim, dtype, device).items():
-            fresh[name] = weight[None]
-            if self.learner.momentum:
-                fresh[f"momentum.{name}"] = torch.zeros_like(weight[None])
-            if self.anchored:
-                fresh[f"anchor.{name}"] = weight[None]
-        if self.anchored:
-            fresh["phase"] = torch.zeros(1, dtype=torch.int64, device=device)
+        given = self._given_weights(weights, shapes, heads, key_dim, value_dim, dtype, device)
+        held = {name: self.retention.unlink(weight[None]) for name, weight in given.items()}
+        fresh = held | self.learner.fresh(held)
         # Copies: a step with gradients off works in place, and must not reach the learned weights.
         entries = {name: tensor.repeat(batch, *[1] * (tensor.ndim - 1)) for name, tensor in fresh.items()}
         return State(self.owner(heads, key_dim, value_dim), entries, fresh)
@@ -185,52 +188,30 @@ class Memory(Declaration):
     def _write(self, state: State, k: Tensor, v: Tensor, controls: Controls) -> State:
         state.refuse_if_spent()
         in_place = not torch.is_grad_enabled()
-        names = list(self.structure.shapes(k.shape[-1], v.shape[-1]))
-        weights = {name: state[name] for name in names}
-        dtype = weights[names[0]].dtype
-        k, v = k.to(dtype)[..., None, :], v.to(dtype)[..., None, :]
-        decay = controls["decay"].to(dtype) if self.retention.control is not None else None
-
-        phase = None
-        if self.anchored:
-            phase = state["phase"]
-            point = {n: _reopen(state[f"anchor.{n}"], weights[n], phase == 0, in_place) for n in names}
-            trace = self.structure.trace(point, k)
-        elif self.learner.anchor == "retained":
-            weights = {n: self.retention.retain(w, decay, in_place) for n, w in weights.items()}
-            point = weights
-            trace = self.structure.trace(point, k)
-        else:
-            point = weights
-            trace = self.structure.trace(point, k)
-        slopes = trace.pullback(self.objective.slope(trace.prediction, v))
-        if self.learner.anchor != "retained":
-            weights = {n: self.retention.retain(w, decay, in_place) for n, w in weights.items()}
-
-        entries: dict[str, Tensor | State] = {}
-        rate = controls["rate"].to(dtype)[..., None, None] if self.learner.rate is None else self.learner.rate
-        for name in names:
-            step = (slopes[name] * -rate).mT @ trace.inputs[name]
-            if self.learner.momentum:
-                share = controls["momentum"].to(dtype)[..., None, None]
-                before = state[f"momentum.{name}"]
-                step = before.mul_(share).add_(step) if in_place else before * share + step
-                entries[f"momentum.{name}"] = step
-            entries[name] = weights[name].add_(step) if in_place else weights[name] + step
-        if phase is not None:
-            entries |= {f"anchor.{name}": point[name] for name in names}
-            entries["phase"] = (phase + 1) % self.chunk
+        dtype = self._dtype(state)
+        k, v = (x.to(dtype).unflatten(-1, (self.pairs, -1)) for x in (k, v))
+        controls = {name: value.to(dtype) for name, value in controls.items()}
+        entries = self.learner.write(self, state, k, v, controls, in_place)
         if in_place:
             state.spend()
         return state.successor(**entries)
 
     def _read(self, state: State, q: Tensor) -> Tensor:
         several = q.ndim == 4
-        first = next(iter(state.fresh))
-        x = q.to(state[first].dtype)
-        x = x.transpose(1, 2) if several else x[..., None, :]
-        out = self.structure.forward(lambda name, h: h @ state[name].mT, x)
+        x = q.to(self._dtype(state))
+        out = self.learner.read(self, state, x.transpose(1, 2) if several else x[..., None, :])
         return (out.transpose(1, 2) if several else out[..., 0, :]).to(q.dtype)
+
+    def predict(self, state: State, x: Tensor) -> Tensor:
+        """M(x) at the state's weights, x (B, H, n, K) -> (B, H, n, V), unchecked."""
+        return self.structure.forward(lambda name, h: h @ self.retention.link(state[name]).mT, x)
+
+    def weight_names(self, k: Tensor, v: Tensor) -> list[str]:
+        """The fast weights' names for keys and values of this size."""
+        return list(self.structure.shapes(k.shape[-1], v.shape[-1]))
+
+    def _dtype(self, state: State) -> torch.dtype:
+        return state[next(iter(state.fresh))].dtype
 
     def __str__(self) -> str:
         timing = f", read_timing={self.read_timing!r}" if self.read_timing != "after" else ""
@@ -238,13 +219,3 @@ class Memory(Declaration):
 
     def __repr__(self) -> str:
         return str(self)
-
-
-def _reopen(anchor: Tensor, weight: Tensor, opens: Tensor, in_place: bool) -> Tensor:
-    """The gradient point: the present weight in rows where a chunk opens, the old anchor elsewhere."""
-    if not in_place:
-        return torch.where(opens[:, None, None, None], weight, anchor)
-    # Most steps open no chunk; copying the weights at each of them would cost more than the step.
-    if torch.compiler.is_compiling() or bool(opens.any()):
-        anchor.copy_(torch.where(opens[:, None, None, None], weight, anchor))
-    return anchor

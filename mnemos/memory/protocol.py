@@ -12,21 +12,31 @@ from torch import Tensor
 from mnemos.state import Owner, State
 
 Controls = Mapping[str, Tensor]
-"""One value per token by name: (batch, heads) or (batch, heads, key_dim) in `write`, with a time axis in `run`."""
+"""Values per token by name: (batch, heads) or (batch, heads, channels) in `write`, with a time axis in `run`."""
+
+Per = Literal["head", "channel", "value", "pair", "count"]
 
 
 @dataclass(frozen=True)
 class Control:
     """A value per token that a memory needs from outside.
 
-    per: "head" is one number a head, "channel" one a key channel. Values must lie in [low, high].
+    per: how many numbers a head. "head": one; "channel": one a key channel; "value": one a value channel; "pair": one
+    a pair of key channels; "count": `count`. Values must lie in [low, high].
     """
 
     name: str
-    per: Literal["head", "channel"]
+    per: Per
     low: float
     high: float
     meaning: str
+    count: int = 0
+
+    def size(self, key_dim: int, value_dim: int) -> int | None:
+        """Numbers a head; None for a single one without an axis of its own."""
+        return {"head": None, "channel": key_dim, "value": value_dim, "pair": key_dim // 2, "count": self.count}[
+            self.per
+        ]
 
 
 @runtime_checkable
@@ -39,6 +49,16 @@ class AnyMemory(Protocol):
     @property
     def controls(self) -> tuple[Control, ...]:
         """What it needs from outside, per token."""
+        ...
+
+    @property
+    def pairs(self) -> int:
+        """Key-value pairs that a token brings along: its k and v hold that many, one behind the other."""
+        ...
+
+    @property
+    def kept(self) -> str:
+        """What it keeps, in a few words."""
         ...
 
     def weight_shapes(self, key_dim: int, value_dim: int) -> dict[str, tuple[int, ...]]:
@@ -92,6 +112,10 @@ class AnyMemory(Protocol):
 
     def check_state(self, state: State) -> None:
         """Raises StateError unless the state is one of this memory's."""
+        ...
+
+    def step_flops(self, key_dim: int, value_dim: int, context: int) -> float:
+        """Floating point operations of one `step` of one head after `context` tokens, to leading order."""
         ...
 
     def to_json(self) -> str:

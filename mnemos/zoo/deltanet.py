@@ -5,7 +5,7 @@ M_t = M_{t-1} (I - b_t k_t k_t^T) + b_t v_t k_t^T        o_t = M_t q_t
 
 from __future__ import annotations
 
-from mnemos.layers import LayerSpec
+from mnemos.layers import LayerSpec, Unit
 from mnemos.memory import GD, L2, Keep, Matrix, Memory
 from mnemos.zoo.registry import published
 
@@ -19,7 +19,7 @@ from mnemos.zoo.registry import published
 def deltanet(*, conv: int | None = 4) -> LayerSpec:
     return LayerSpec(
         memory=Memory(structure=Matrix(), objective=L2(), retention=Keep(), learner=GD()),
-        keys="unit",
+        keys=Unit(),
         conv=conv,
         norm="rms",
     )

@@ -5,7 +5,7 @@ M_t = a_t M_{t-1} (I - b_t k_t k_t^T) + b_t v_t k_t^T        o_t = M_t q_t
 
 from __future__ import annotations
 
-from mnemos.layers import GatedDecay, LayerSpec
+from mnemos.layers import GatedDecay, LayerSpec, Unit
 from mnemos.memory import GD, L2, Decay, Matrix, Memory
 from mnemos.zoo.registry import published
 
@@ -22,7 +22,7 @@ from mnemos.zoo.registry import published
 def gated_deltanet(*, conv: int | None = 4, value_expand: float = 1.0) -> LayerSpec:
     return LayerSpec(
         memory=Memory(structure=Matrix(), objective=L2(), retention=Decay(per="head"), learner=GD()),
-        keys="unit",
+        keys=Unit(),
         conv=conv,
         gate="swish",
         norm="rms",

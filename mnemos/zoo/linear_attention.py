@@ -5,7 +5,7 @@ M_t = M_{t-1} + v_t f(k_t)^T,   z_t = z_{t-1} + f(k_t),   o_t = M_t f(q_t) / (z_
 
 from __future__ import annotations
 
-from mnemos.layers import LayerSpec
+from mnemos.layers import Elu, LayerSpec
 from mnemos.memory import GD, Dot, Keep, Matrix, Memory
 from mnemos.zoo.registry import published
 
@@ -19,6 +19,6 @@ from mnemos.zoo.registry import published
 def linear_attention() -> LayerSpec:
     return LayerSpec(
         memory=Memory(structure=Matrix(), objective=Dot(), retention=Keep(), learner=GD(rate=1.0)),
-        keys="elu",
+        keys=Elu(),
         norm="sum",
     )

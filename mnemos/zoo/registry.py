@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from mnemos.errors import InvalidValue
-from mnemos.layers import AsContext, AsGate, LayerDeclaration, LayerSpec
-from mnemos.memory import KVMemory, Memory
+from mnemos.layers import LayerSpec
 from mnemos.models import ModelSpec
 
 P = ParamSpec("P")
@@ -87,22 +86,7 @@ def table() -> str:
     for found in entries().values():
         spec = found.build()
         layers = (spec,) if isinstance(spec, LayerSpec) else spec.pattern
-        kept = ", then ".join(_kept(layer) for layer in layers)
+        kept = ", then ".join(layer.kept for layer in layers)
         paper = f"[{found.title}](https://arxiv.org/abs/{found.arxiv}) ({found.year})"
         rows.append(f"| `{found.name}` | {found.kind} | {kept} | {paper} |")
     return "\n".join(rows) + "\n"
-
-
-def _kept(layer: LayerDeclaration) -> str:
-    """A layer's memory in a few words."""
-    if isinstance(layer, AsGate):
-        return f"{_kept(layer.layer)}, gated by {_kept(layer.gate)}"
-    if isinstance(layer, AsContext):
-        return f"attention over segments and what is recalled from {_kept(layer.memory)}"
-    assert isinstance(layer, LayerSpec)
-    memory = layer.memory
-    if isinstance(memory, KVMemory):
-        return "all keys and values" if memory.retain.capacity is None else f"{memory.retain.capacity} keys and values"
-    assert isinstance(memory, Memory)
-    parts = [type(part).__name__ for part in (memory.structure, memory.objective, memory.retention)]
-    return " + ".join([*parts, *(["momentum"] if memory.learner.momentum else [])])

@@ -5,7 +5,7 @@ S_t = eta_t S_{t-1} - theta_t grad |M(k_t) - v_t|^2 / 2,   M_t = (1 - alpha_t) M
 
 from __future__ import annotations
 
-from mnemos.layers import LayerSpec, Sigmoid
+from mnemos.layers import LayerSpec, Sigmoid, Unit
 from mnemos.memory import GD, L2, MLP, Chunk, Decay, Matrix, Memory
 from mnemos.zoo.registry import published
 
@@ -31,7 +31,7 @@ def titans_lmm(*, depth: int = 2, chunk: int | None = 16, expansion: int = 4, pe
             retention=Decay(per="head"),
             learner=GD(momentum=True, anchor=gradient),
         ),
-        keys="unit",
+        keys=Unit(),
         conv=4,
         gate="swish",
         norm="rms",

@@ -72,7 +72,7 @@ CASES: list[Case] = [
         mn.Memory,
         {"learner": mn.Chunk(4)},
         InvalidType,
-        "learner= takes a GD, for example GD(momentum=True); got Chunk(",
+        "learner= takes a Learner, for example GD(momentum=True); got Chunk(",
     ),
     (
         mn.Memory,
@@ -137,8 +137,8 @@ CASES: list[Case] = [
     (
         mn.LayerSpec,
         {"memory": DELTA, "keys": "relu"},
-        InvalidValue,
-        'LayerSpec(keys=) is "unit", "elu" or None; got \'relu\'.',
+        InvalidType,
+        "keys= takes a FeatureMap, for example Unit(); got 'relu'.",
     ),
     (
         mn.LayerSpec,

@@ -299,7 +299,7 @@ RUNS: dict[str, tuple[Callable[[], Any], type[MnemosError], str]] = {
     "a plan for learners": (
         lambda: mn.run(KEEPING, x(), x(), x(), plan="triangular delta"),
         PlanError,
-        "it runs memories that learn; this one keeps keys and values.",
+        "it runs memories that learn by the four choices; this is a KVMemory.",
     ),
     "a plan for matrices": (
         lambda: mn.run(NETWORK, x(), x(), x(), rate(), NETWORK.initial_weights(H, K, K), plan="triangular delta"),

@@ -6,6 +6,7 @@ options worth telling apart lists them in `VARIANTS`; any other stands here with
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import itertools
 from collections.abc import Iterable, Sequence
@@ -18,9 +19,9 @@ from torch import Tensor
 import mnemos as mn
 from mnemos.errors import InvalidValue
 from mnemos.execute import Request
-from mnemos.layers import Sigmoid
-from mnemos.lowering import EXECUTORS
-from mnemos.memory import AnyMemory, Declaration, Objective, Retain, Retention, Structure
+from mnemos.layers import Sigmoid, Unit
+from mnemos.lowering import candidates
+from mnemos.memory import AnyMemory, Declaration, Learner, Objective, Retain, Retention, Structure
 from mnemos.state import State
 
 CHUNK = 4
@@ -34,6 +35,8 @@ VARIANTS: dict[type, list[Any]] = {
     ],
     mn.Huber: [mn.Huber(0.5)],
     mn.Decay: [mn.Decay(per="head"), mn.Decay(per="channel")],
+    mn.GD: [mn.GD(momentum=m, anchor=a) for m in (False, True) for a in ("retained", "previous", mn.Chunk(CHUNK))]
+    + [mn.GD(steps=2), mn.GD(rate=0.3, steps=3)],
     mn.Window: [mn.Window(1), mn.Window(5), mn.Window(5, sinks=2), mn.Window(64, sinks=3)],
 }
 
@@ -47,15 +50,23 @@ def choices(base: type[Kind]) -> list[Kind]:
 
 
 ANCHORS = ("retained", "previous", mn.Chunk(1), mn.Chunk(CHUNK))
+TIMINGS = ("after", "before")
 LEARNERS = [mn.GD(momentum=m, anchor=a) for m in (False, True) for a in ANCHORS]
 
-LEARNING: list[mn.Memory] = [
-    mn.Memory(*made)  # pyright: ignore[reportArgumentType]
-    for made in itertools.product(
-        choices(Structure), choices(Objective), choices(Retention), LEARNERS, ("after", "before")
-    )
-]
-"""The whole product of the four choices, and of what they leave open."""
+
+def combinations(*options: Sequence[Any]) -> list[mn.Memory]:
+    """The legal ones among all combinations of these choices."""
+    found = []
+    for made in itertools.product(*options):
+        with contextlib.suppress(InvalidValue):
+            found.append(mn.Memory(*made))
+    return found
+
+
+FOUNDATION: list[mn.Memory] = combinations(
+    choices(Structure), [mn.Dot(), mn.L2(), mn.Huber(0.5)], VARIANTS[mn.Decay] + [mn.Keep()], LEARNERS, TIMINGS
+)
+"""The whole product of the choices that algorithms are made for, and of what they leave open."""
 
 ODD: list[mn.Memory] = [
     mn.Memory(structure, mn.L2(), mn.Decay(), mn.GD(momentum=True, anchor=anchor))
@@ -82,22 +93,18 @@ KEEPING: list[mn.KVMemory] = [
     for read in (mn.Softmax(), mn.Softmax(rotary=100.0), mn.Softmax(scale=0.7, rotary=10000.0))
 ]
 
-MEMORIES: list[AnyMemory] = [*LEARNING, *ODD, *KEEPING]
-
 
 def facets(memory: AnyMemory) -> tuple[Any, ...]:
     """What a memory consists of."""
     if isinstance(memory, mn.Memory):
-        learner = memory.learner
-        parts = (learner.momentum, learner.anchor, learner.rate, memory.read_timing)
-        return (memory.structure, memory.objective, memory.retention, *parts)
+        return (memory.structure, memory.objective, memory.retention, memory.learner, memory.read_timing)
     assert isinstance(memory, mn.KVMemory)
     return (memory.retain, memory.read_rule)
 
 
-def covering(memories: Iterable[AnyMemory]) -> list[AnyMemory]:
+def covering(memories: Iterable[Any]) -> list[Any]:
     """Few memories in which every pair of choices that occurs still occurs."""
-    left: dict[AnyMemory, set[Any]] = {m: set(itertools.combinations(enumerate(facets(m)), 2)) for m in memories}
+    left: dict[Any, set[Any]] = {m: set(itertools.combinations(enumerate(facets(m)), 2)) for m in memories}
     wanted, chosen = set().union(*left.values()), []
     while wanted:
         best = max(left, key=lambda m: len(left[m] & wanted))
@@ -105,6 +112,20 @@ def covering(memories: Iterable[AnyMemory]) -> list[AnyMemory]:
         wanted -= left[best]
     return chosen
 
+
+LEARNING: list[mn.Memory] = list(
+    dict.fromkeys(
+        [
+            *FOUNDATION,
+            *covering(
+                combinations(choices(Structure), choices(Objective), choices(Retention), choices(Learner), TIMINGS)
+            ),
+        ]
+    )
+)
+"""The foundation, and so many of all legal combinations of all choices that every pair of choices occurs."""
+
+MEMORIES: list[AnyMemory] = [*LEARNING, *ODD, *KEEPING]
 
 SOME: list[AnyMemory] = covering(MEMORIES)
 
@@ -134,9 +155,10 @@ class Inputs:
         self.memory, self.heads, self.key_dim = memory, heads, key_dim
         self.value_dim = value_dim_for(memory, key_dim)
         self.q = torch.randn(batch, time, heads * group, key_dim, dtype=torch.float64)
-        self.k = torch.nn.functional.normalize(torch.randn(batch, time, heads, key_dim, dtype=torch.float64), dim=-1)
-        self.v = torch.randn(batch, time, heads, self.value_dim, dtype=torch.float64)
-        self.controls = controls_for(memory, batch, time, heads, key_dim)
+        keys = torch.randn(batch, time, heads, memory.pairs, key_dim, dtype=torch.float64)
+        self.k = torch.nn.functional.normalize(keys, dim=-1).flatten(-2)
+        self.v = torch.randn(batch, time, heads, memory.pairs * self.value_dim, dtype=torch.float64)
+        self.controls = controls_for(memory, batch, time, heads, key_dim, self.value_dim)
         generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
         self.weights = {
             name: weight.double() + 0.1 * torch.randn_like(weight, dtype=torch.float64)
@@ -189,12 +211,15 @@ def value_dim_for(memory: AnyMemory, key_dim: int) -> int:
     return key_dim - 1
 
 
-def controls_for(memory: AnyMemory, batch: int, time: int, heads: int, key_dim: int) -> dict[str, Tensor]:
+def controls_for(
+    memory: AnyMemory, batch: int, time: int, heads: int, key_dim: int, value_dim: int
+) -> dict[str, Tensor]:
     """Random controls within their range, its ends included where that is well conditioned."""
     linear = isinstance(memory, mn.Memory) and memory.structure.linear_in_weights
     made = {}
     for control in memory.controls:
-        shape = (batch, time, heads, key_dim) if control.per == "channel" else (batch, time, heads)
+        size = control.size(key_dim, value_dim)
+        shape = (batch, time, heads) if size is None else (batch, time, heads, size)
         value = torch.rand(shape, dtype=torch.float64)
         if control.name == "decay" and not linear:
             value = 0.8 + 0.2 * value
@@ -202,14 +227,16 @@ def controls_for(memory: AnyMemory, batch: int, time: int, heads: int, key_dim: 
             value = (1.2 * value - 0.1).clamp(0, 1)
         if control.name == "rate" and not linear:
             value = 0.3 * value
-        made[control.name] = value
+        if control.low < 0:  # a control of either sign
+            value = (2 * value - 1) * min(1.0, control.high)
+        made[control.name] = value.clamp(control.low, control.high)
     return made
 
 
 def executors_for(memory: AnyMemory, inputs: Inputs) -> list[str]:
     """The names of all executors that accept the memory on these inputs."""
     request = Request.of(inputs.q, inputs.k, inputs.v, True)
-    return [executor.name for executor in EXECUTORS if executor.declines(memory, request) is None]
+    return [executor.name for executor in candidates(memory) if executor.declines(memory, request) is None]
 
 
 def random_cuts(time: int, pieces: int = 5) -> list[int]:
@@ -308,7 +335,7 @@ def variant_models() -> dict[str, mn.ModelSpec]:
         "sliding_window-grouped": zoo.sliding_window(8, sinks=2, kv_heads=1),
         "sliding_window-no-sinks": zoo.sliding_window(5, sinks=0),
         "gated_deltanet-no-conv": zoo.gated_deltanet(conv=None, value_expand=2.0),
-        "nobodys": mn.LayerSpec(NOBODYS, keys="unit", controls=(("rate", Sigmoid(bias=-3.0)),)),
+        "nobodys": mn.LayerSpec(NOBODYS, keys=Unit(), controls=(("rate", Sigmoid(bias=-3.0)),)),
         "mixed": [zoo.gated_deltanet(), zoo.sliding_window(8)],
         "untied": mn.ModelSpec(pattern=(zoo.deltanet(),), tied=False),
     }

@@ -286,9 +286,9 @@ def test_huber_writes_no_more_than_its_threshold() -> None:
 def test_slopes_are_derivatives_of_losses(objective: mn.Dot | mn.L2 | mn.Huber) -> None:
     prediction = torch.randn(50, K, dtype=torch.float64, requires_grad=True)
     value = torch.randn(50, K, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda p: objective.loss(p, value), (prediction,))
-    (by_autograd,) = torch.autograd.grad(objective.loss(prediction, value).sum(), prediction)
-    assert_same(objective.slope(prediction, value), by_autograd)
+    assert torch.autograd.gradcheck(lambda p: objective.loss(p, value, {}), (prediction,))
+    (by_autograd,) = torch.autograd.grad(objective.loss(prediction, value, {}).sum(), prediction)
+    assert_same(objective.slope(prediction, value, {}), by_autograd)
 
 
 NETWORKS = [

@@ -18,8 +18,7 @@ from training import measured, some_text
 
 import mnemos as mn
 from mnemos.errors import DataError, InvalidType, InvalidValue, MnemosError, RunError
-from mnemos.train import Optimiser, TrainConfig, find_checkpoint, load_model, read_metrics, train
-from mnemos.train import loop
+from mnemos.train import Optimiser, TrainConfig, find_checkpoint, load_model, loop, read_metrics, train
 from mnemos.train.loop import Trainer, _settled, make_optimizer
 from mnemos.train.run import only_process
 

@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from mnemos.memory.declaration import Declaration
+from mnemos.memory.protocol import Control, Controls
 
 
 class Objective(Declaration):
@@ -18,10 +19,15 @@ class Objective(Declaration):
     "constant": not at all (it is -v); "identity": it is r; "nonlinear": anything else, which claims nothing.
     """
 
-    def loss(self, prediction: Tensor, value: Tensor) -> Tensor:
-        """(..., V), (..., V) -> (...)."""
+    @property
+    def controls(self) -> tuple[Control, ...]:
+        """The values per token that it needs."""
+        return ()
+
+    def loss(self, prediction: Tensor, value: Tensor, controls: Controls) -> Tensor:
+        """(..., V), (..., V), its controls (...) or (..., channels) -> (...)."""
         raise NotImplementedError
 
-    def slope(self, prediction: Tensor, value: Tensor) -> Tensor:
+    def slope(self, prediction: Tensor, value: Tensor, controls: Controls) -> Tensor:
         """The derivative of the loss by the prediction, (..., V)."""
         raise NotImplementedError

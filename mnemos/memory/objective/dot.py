@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mnemos.memory.objective.base import Objective
+from mnemos.memory.protocol import Controls
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,8 @@ class Dot(Objective):
 
     slope_kind = "constant"
 
-    def loss(self, prediction: Tensor, value: Tensor) -> Tensor:
+    def loss(self, prediction: Tensor, value: Tensor, controls: Controls) -> Tensor:
         return -(prediction * value).sum(-1)
 
-    def slope(self, prediction: Tensor, value: Tensor) -> Tensor:
+    def slope(self, prediction: Tensor, value: Tensor, controls: Controls) -> Tensor:
         return -value

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mnemos.memory.declaration import expect
 from mnemos.memory.objective.base import Objective
+from mnemos.memory.protocol import Controls
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class Huber(Objective):
     def __post_init__(self) -> None:
         expect(self.delta > 0, f"Huber(delta=) must be positive; got {self.delta}.")
 
-    def loss(self, prediction: Tensor, value: Tensor) -> Tensor:
+    def loss(self, prediction: Tensor, value: Tensor, controls: Controls) -> Tensor:
         size = (prediction - value).abs()
         return torch.where(size <= self.delta, 0.5 * size.square(), self.delta * (size - 0.5 * self.delta)).sum(-1)
 
-    def slope(self, prediction: Tensor, value: Tensor) -> Tensor:
+    def slope(self, prediction: Tensor, value: Tensor, controls: Controls) -> Tensor:
         return (prediction - value).clamp(-self.delta, self.delta)

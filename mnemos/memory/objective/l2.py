@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mnemos.memory.objective.base import Objective
+from mnemos.memory.protocol import Controls
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,8 @@ class L2(Objective):
 
     slope_kind = "identity"
 
-    def loss(self, prediction: Tensor, value: Tensor) -> Tensor:
+    def loss(self, prediction: Tensor, value: Tensor, controls: Controls) -> Tensor:
         return 0.5 * (prediction - value).square().sum(-1)
 
-    def slope(self, prediction: Tensor, value: Tensor) -> Tensor:
+    def slope(self, prediction: Tensor, value: Tensor, controls: Controls) -> Tensor:
         return prediction - value

@@ -1,19 +1,46 @@
-"""The interface of a retention: what happens to the weights between two tokens."""
+"""The interface of a retention: what becomes of the weights from token to token, the gradient step aside."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from torch import Tensor
 
 from mnemos.memory.declaration import Declaration
-from mnemos.memory.protocol import Control
+from mnemos.memory.protocol import Control, Controls
 
 
 class Retention(Declaration):
-    """W_t-1 -> retained W_t-1."""
+    """How the state A of a memory goes on, and which weights W it stands for:
 
-    control: Control | None = None
-    """The value per token that it needs."""
+        A_t = combine(retain(A_t-1), step_t)        W_t = link(A_t)
 
-    def retain(self, weight: Tensor, control: Tensor | None, in_place: bool = False) -> Tensor:
-        """weight (B, H, out, in), control (B, H) or (B, H, K) -> the retained weight."""
-        raise NotImplementedError
+    `step` is the learner's, -rate_t times the gradient by W without momentum. Most retentions keep the weights
+    themselves (W = A) and add. Those that come from a regulariser other than a square (mirror descent) keep the dual
+    A of the weights, or do more than add.
+    """
+
+    scaling: Literal["none", "head", "channel"] | None = None
+    """Fact: A_t = A_t-1 * control "decay" + step with W = A, and what the factor is per. "none" is a factor of 1; None,
+    which claims nothing, anything else."""
+
+    @property
+    def controls(self) -> tuple[Control, ...]:
+        """The values per token that it needs."""
+        return ()
+
+    def retain(self, state: Tensor, controls: Controls, in_place: bool = False) -> Tensor:
+        """A (B, H, out, in), every control of the memory (B, H) or (B, H, channels) -> the retained A."""
+        return state
+
+    def combine(self, retained: Tensor, step: Tensor, controls: Controls, in_place: bool = False) -> Tensor:
+        """The next A."""
+        return retained.add_(step) if in_place else retained + step
+
+    def link(self, state: Tensor) -> Tensor:
+        """A -> W, (..., out, in)."""
+        return state
+
+    def unlink(self, weight: Tensor) -> Tensor:
+        """An A that stands for (or near) the given initial weights."""
+        return weight

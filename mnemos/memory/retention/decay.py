@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from mnemos.memory.declaration import expect
-from mnemos.memory.protocol import Control
+from mnemos.memory.protocol import Control, Controls
 from mnemos.memory.retention.base import Retention
 
 
@@ -27,13 +27,17 @@ class Decay(Retention):
         expect(self.per in ("head", "channel"), f'Decay(per=) is "head" or "channel"; got {self.per!r}.')
 
     @property
-    def control(self) -> Control:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return Control("decay", self.per, 0.0, 1.0, "retention factor that multiplies the state; 0 erases it")
+    def scaling(self) -> Literal["head", "channel"]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.per
 
-    def retain(self, weight: Tensor, control: Tensor | None, in_place: bool = False) -> Tensor:
-        assert control is not None
+    @property
+    def controls(self) -> tuple[Control, ...]:
+        return (Control("decay", self.per, 0.0, 1.0, "retention factor that multiplies the state; 0 erases it"),)
+
+    def retain(self, state: Tensor, controls: Controls, in_place: bool = False) -> Tensor:
+        decay = controls["decay"]
         if self.per == "head":
-            factor = control[..., None, None]
+            factor = decay[..., None, None]
         else:
-            factor = control.repeat_interleave(weight.shape[-1] // control.shape[-1], dim=-1)[..., None, :]
-        return weight.mul_(factor) if in_place else weight * factor
+            factor = decay.repeat_interleave(state.shape[-1] // decay.shape[-1], dim=-1)[..., None, :]
+        return state.mul_(factor) if in_place else state * factor
