@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from mnemos.errors import InvalidValue
-from mnemos.layers import LayerSpec
+from mnemos.layers import LayerDeclaration
 from mnemos.models import ModelSpec
 
 P = ParamSpec("P")
-Spec = TypeVar("Spec", bound=LayerSpec | ModelSpec)
+Spec = TypeVar("Spec", bound=LayerDeclaration | ModelSpec)
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ _entries: dict[str, Entry] = {}
 def published(
     *, title: str, arxiv: str, year: int, deviations: tuple[str, ...] = ()
 ) -> Callable[[Callable[P, Spec]], Callable[P, Spec]]:
-    """Register a function that returns a LayerSpec or a ModelSpec under its own name.
+    """Register a function that returns a layer declaration or a ModelSpec under its own name.
 
     title: of the paper; arxiv: its number; deviations: where this differs from what the paper states, one a line.
     """
@@ -75,7 +75,7 @@ def entry(name: str) -> Entry:
 def model(name: str, **changes: Any) -> ModelSpec:
     """A language model of any system, layer or model: `changes` are fields of ModelSpec (width, depth, heads ...)."""
     spec = entry(name).build()
-    if isinstance(spec, LayerSpec):
+    if isinstance(spec, LayerDeclaration):
         spec = ModelSpec(pattern=(spec,))
     return spec.replace(**changes)
 
@@ -85,7 +85,7 @@ def table() -> str:
     rows = ["| system | kind | what it keeps | paper |", "| --- | --- | --- | --- |"]
     for found in entries().values():
         spec = found.build()
-        layers = (spec,) if isinstance(spec, LayerSpec) else spec.pattern
+        layers = (spec,) if isinstance(spec, LayerDeclaration) else spec.pattern
         kept = ", then ".join(layer.kept for layer in layers)
         paper = f"[{found.title}](https://arxiv.org/abs/{found.arxiv}) ({found.year})"
         rows.append(f"| `{found.name}` | {found.kind} | {kept} | {paper} |")
