@@ -17,7 +17,7 @@ from mnemos.layers.convolution import ShortConvolution
 from mnemos.layers.features import FeatureMap
 from mnemos.layers.norm import RMSNorm
 from mnemos.lowering import Plan, Request, lower, run_rows
-from mnemos.memory import AnyMemory, KVMemory, Window
+from mnemos.memory import AnyMemory, Controls, KVMemory, Window
 from mnemos.memory.declaration import expect, expect_kind
 from mnemos.memory.rotary import turn
 from mnemos.state import Owner, State
@@ -161,6 +161,10 @@ class MemoryLayer(Layer):
         return (("layer", self.spec.to_json()), ("width", self.width), ("heads", self.heads))
 
     def fresh_state(self) -> State:
+        return self.fresh_recall(dict(self.initial.items()))
+
+    def fresh_recall(self, initial: Mapping[str, Tensor]) -> State:
+        """`fresh_state` for other initial weights than the layer's own."""
         weight = self.out.weight
         dtype = weight.dtype
         if torch.is_autocast_enabled(weight.device.type):
@@ -170,7 +174,7 @@ class MemoryLayer(Layer):
             self.kv_heads,
             self.feature_dim,
             self._stored_value_dim,
-            dict(self.initial.items()),
+            initial,
             self.memory.state_dtype(dtype),
             weight.device,
         )
@@ -186,8 +190,14 @@ class MemoryLayer(Layer):
         return state
 
     def rows(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
+        controls = {name: rule(x) for name, rule in self.controls.items()}
+        o, state = self.recall(self.project(x), controls, state, lengths)
+        return self.finish(o, x), state
+
+    def recall(self, mixed: Tensor, controls: Controls, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
+        """What the memory answers, (B, T, H, V), to the projected queries, keys and values, side by side in `mixed`
+        (B, T, sum(sizes))."""
         entries: dict[str, Tensor | State] = {}
-        mixed = self.project(x)
         if self.conv is not None:
             mixed, entries["conv"] = self.conv(mixed, state["conv"], lengths)
             mixed = F.silu(mixed)
@@ -197,23 +207,26 @@ class MemoryLayer(Layer):
             q, k = self.spec.keys(q), self._each_pair(self.spec.keys, k)
         if self.spec.rotation:
             count = state["count"]
-            positions = count[:, None] + torch.arange(x.shape[1], device=x.device)
+            positions = count[:, None] + torch.arange(mixed.shape[1], device=mixed.device)
             q, k = _rotate(q, positions), self._each_pair(lambda y: _rotate(y, positions), k)
-            entries["count"] = count + (x.shape[1] if lengths is None else lengths)
+            entries["count"] = count + (mixed.shape[1] if lengths is None else lengths)
         if self.spec.norm == "sum":
             v = self._each_pair(lambda y: torch.cat([y, torch.ones_like(y[..., :1])], -1), v)
 
-        controls = {name: rule(x) for name, rule in self.controls.items()}
-        with torch.autocast(x.device.type, enabled=False):  # the memory keeps its own precision
+        with torch.autocast(mixed.device.type, enabled=False):  # the memory keeps its own precision
             o, entries["memory"] = run_rows(self.memory, q, k, v, controls, state.child("memory"), lengths)
         if self.spec.norm == "sum":
             o = o[..., :-1] / (o[..., -1:] + 1e-6)
+        return o.to(mixed.dtype), state.successor(**entries)
+
+    def finish(self, o: Tensor, x: Tensor) -> Tensor:
+        """The layer's output from what its memory answered, (B, T, H, V), to x."""
         if self.norm is not None:
             o = self.norm(o)
-        o = o.flatten(-2).to(mixed.dtype)
+        o = o.flatten(-2)
         if self.gate is not None:
             o = o * F.silu(self.gate(x))
-        return self.out(o), state.successor(**entries)
+        return self.out(o)
 
     def _each_pair(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """`function` applied to each of the vectors that a head of k or v holds."""
