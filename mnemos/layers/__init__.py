@@ -3,9 +3,20 @@
 from mnemos.layers.as_context import AsContext, ContextLayer
 from mnemos.layers.as_gate import AsGate, GateLayer
 from mnemos.layers.base import Layer, LayerDeclaration
-from mnemos.layers.controls import Constant, ControlRule, GatedDecay, HeadDecay, LowRankDecay, Sigmoid
+from mnemos.layers.controls import (
+    Constant,
+    ControlRule,
+    Direction,
+    GatedDecay,
+    HeadDecay,
+    Learned,
+    LowRankDecay,
+    Sigmoid,
+)
 from mnemos.layers.features import Elu, FeatureMap, Unit
 from mnemos.layers.memory_layer import LayerSpec, MemoryLayer
+from mnemos.layers.mixture import Mixture, MixtureLayer, balanced
+from mnemos.layers.time_mixing import TimeMixing, TimeMixingLayer
 
 __all__ = [
     "AsContext",
@@ -13,6 +24,7 @@ __all__ = [
     "Constant",
     "ContextLayer",
     "ControlRule",
+    "Direction",
     "Elu",
     "FeatureMap",
     "GateLayer",
@@ -21,8 +33,14 @@ __all__ = [
     "Layer",
     "LayerDeclaration",
     "LayerSpec",
+    "Learned",
     "LowRankDecay",
     "MemoryLayer",
+    "Mixture",
+    "MixtureLayer",
     "Sigmoid",
+    "TimeMixing",
+    "TimeMixingLayer",
     "Unit",
+    "balanced",
 ]

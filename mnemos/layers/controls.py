@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mnemos.errors import InvalidValue
 from mnemos.memory import Control
 from mnemos.memory.declaration import Declaration, expect
 
@@ -79,6 +80,40 @@ class Constant(ControlRule):
         return _Fixed(torch.full((heads,), self.value, dtype=torch.float64), channels)
 
 
+@dataclass(frozen=True)
+class Learned(ControlRule):
+    """low + softplus(a), a learned per head (and channel): the same for every token, `start` at first.
+
+    The way to give a memory a learned tensor that no token changes: the memory declares a control, and stays free of
+    parameters.
+    """
+
+    low: float = 0.0
+    start: float = 1.0
+
+    def __post_init__(self) -> None:
+        expect(self.start > self.low, f"Learned(start=) must lie above low={self.low}; got {self.start}.")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return self.low, math.inf
+
+    def build(self, width: int, heads: int, channels: int | None) -> nn.Module:
+        return _Learned(self, (heads,) if channels is None else (heads, channels))
+
+
+class _Learned(nn.Module):
+    def __init__(self, rule: Learned, shape: tuple[int, ...]):
+        super().__init__()
+        self.low = rule.low
+        above = rule.start - rule.low
+        self.raw = nn.Parameter(torch.full(shape, above + math.log(-math.expm1(-above))))  # softplus of it is `above`
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = self.low + F.softplus(_wide(self.raw))
+        return value.expand(*x.shape[:2], *value.shape)
+
+
 class _Fixed(nn.Module):
     value: Tensor
 
@@ -94,26 +129,35 @@ class _Fixed(nn.Module):
 class GatedDecay(ControlRule):
     """exp(-exp(A) softplus(W x + b)), the decay of Mamba-2 and Gated DeltaNet (arXiv 2412.06464).
 
-    exp(A) starts uniform in [1, 16] and the time step softplus(b) log-uniform in [0.001, 0.1], so that heads start
-    out remembering from one to a thousand tokens.
+    exp(A), one a head, starts uniform in [1, 16] and the time step softplus(b) log-uniform in [0.001, 0.1], so that
+    heads start out remembering from one to a thousand tokens.
+    rank: W = W_2 W_1 with W_1 of so many rows (Kimi Delta Attention, arXiv 2510.26692, where it is a head's width);
+    None for a full W.
     """
 
+    rank: int | None = None
+
+    def __post_init__(self) -> None:
+        expect(self.rank is None or self.rank >= 1, f"GatedDecay(rank=) must be at least 1; got {self.rank}.")
+
     def build(self, width: int, heads: int, channels: int | None) -> nn.Module:
-        expect(channels is None, "GatedDecay gives one decay a head; per channel use LowRankDecay or Sigmoid.")
-        return _GatedDecay(width, heads)
+        return _GatedDecay(self.rank, width, heads, channels)
 
 
 class _GatedDecay(nn.Module):
-    def __init__(self, width: int, heads: int):
+    def __init__(self, rank: int | None, width: int, heads: int, channels: int | None):
         super().__init__()
-        self.linear = nn.Linear(width, heads, bias=False)
+        self.down = None if rank is None else nn.Linear(width, rank, bias=False)
+        shape = (heads,) if channels is None else (heads, channels)
+        self.linear = nn.Linear(rank or width, math.prod(shape), bias=False)
         nn.init.normal_(self.linear.weight, std=0.02)
-        self.log_speed = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
-        step = torch.empty(heads).uniform_(math.log(0.001), math.log(0.1)).exp()
+        self.log_speed = nn.Parameter(torch.empty(heads, *[1] * (len(shape) - 1)).uniform_(1, 16).log())
+        step = torch.empty(shape).uniform_(math.log(0.001), math.log(0.1)).exp()
         self.bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))  # softplus of it is `step`
 
     def forward(self, x: Tensor) -> Tensor:
-        step = F.softplus(_wide(self.linear(x)) + self.bias)
+        y = self.linear(x if self.down is None else self.down(x))
+        step = F.softplus(_wide(y).unflatten(-1, self.bias.shape) + self.bias)
         return torch.exp(-torch.exp(self.log_speed) * step)
 
 
@@ -145,6 +189,35 @@ class _LowRankDecay(nn.Module):
         return value if self.channels is None else value.unflatten(-1, (-1, self.channels))
 
 
+@dataclass(frozen=True)
+class Direction(ControlRule):
+    """length * W x / |W x| per head: a vector of key channels."""
+
+    length: float = 1.0
+
+    def __post_init__(self) -> None:
+        expect(self.length > 0, f"Direction(length=) must be positive; got {self.length}.")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return -self.length, self.length
+
+    def build(self, width: int, heads: int, channels: int | None) -> nn.Module:
+        if channels is None:
+            raise InvalidValue("Direction gives a vector of key channels; for one number a head use Sigmoid.")
+        return _Direction(self, width, heads, channels)
+
+
+class _Direction(nn.Module):
+    def __init__(self, rule: Direction, width: int, heads: int, channels: int):
+        super().__init__()
+        self.length, self.channels = rule.length, channels
+        self.linear = nn.Linear(width, heads * channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.length * F.normalize(_wide(self.linear(x)).unflatten(-1, (-1, self.channels)), dim=-1)
+
+
 def _wide(x: Tensor) -> Tensor:
     """At least float32."""
     return x if x.dtype == torch.float64 else x.float()
@@ -155,6 +228,8 @@ def default_rule(control: Control, chunk: int) -> ControlRule:
 
     chunk: tokens that share a gradient point. Their steps add up, and together must stay below 1.
     """
+    if control.name in ("removal", "replacement"):
+        return Direction(0.5)
     if control.name == "decay":
         return LowRankDecay() if control.per == "channel" else Sigmoid(bias=4.0)
     return Sigmoid(high=1 / chunk) if control.name == "rate" else Sigmoid()

@@ -5,12 +5,14 @@ from __future__ import annotations
 from mnemos.errors import PlanError
 from mnemos.execute import (
     AnchoredDual,
+    ConjugateGradients,
     CumulativeDecay,
     Executor,
     FullAttention,
     Loop,
     Request,
     TriangularDelta,
+    TriangularRemoval,
     WindowedAttention,
 )
 from mnemos.lowering.plan import Plan
@@ -21,7 +23,9 @@ from mnemos.memory import AnyMemory
 EXECUTORS: tuple[Executor, ...] = (
     CumulativeDecay(),
     TriangularDelta(),
+    TriangularRemoval(),
     AnchoredDual(),
+    ConjugateGradients(),
     FullAttention(),
     WindowedAttention(),
     Loop(),

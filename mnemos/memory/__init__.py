@@ -2,17 +2,18 @@
 
 from mnemos.memory.declaration import Declaration, from_json
 from mnemos.memory.keeping import KVMemory
-from mnemos.memory.learner import GD, Chunk, Learner
+from mnemos.memory.learner import GD, Chunk, Learner, LeastSquares
 from mnemos.memory.learning import Memory
 from mnemos.memory.objective import L2, Dot, Huber, Objective
 from mnemos.memory.protocol import AnyMemory, Control, Controls
 from mnemos.memory.read import Softmax
 from mnemos.memory.retain import Everything, Retain, Window
-from mnemos.memory.retention import Decay, Keep, Retention
+from mnemos.memory.retention import DPLR, Decay, Keep, Retention
 from mnemos.memory.structure import MLP, Matrix, Structure
 from mnemos.memory.write import Append
 
 __all__ = [
+    "DPLR",
     "GD",
     "L2",
     "MLP",
@@ -29,6 +30,7 @@ __all__ = [
     "KVMemory",
     "Keep",
     "Learner",
+    "LeastSquares",
     "Matrix",
     "Memory",
     "Objective",

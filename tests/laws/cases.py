@@ -227,8 +227,12 @@ def controls_for(
             value = (1.2 * value - 0.1).clamp(0, 1)
         if control.name == "rate" and not linear:
             value = 0.3 * value
+        if control.name == "ridge":  # far enough from a singular system for the tolerances
+            value = 0.2 + value
         if control.low < 0:  # a control of either sign
             value = (2 * value - 1) * min(1.0, control.high)
+        if control.name in ("removal", "replacement"):  # directions: their product stays well below the decay
+            value = (0.5 if linear else 0.2) * value
         made[control.name] = value.clamp(control.low, control.high)
     return made
 

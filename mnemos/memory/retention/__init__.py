@@ -2,6 +2,7 @@
 
 from mnemos.memory.retention.base import Retention
 from mnemos.memory.retention.decay import Decay
+from mnemos.memory.retention.dplr import DPLR
 from mnemos.memory.retention.keep import Keep
 
-__all__ = ["Decay", "Keep", "Retention"]
+__all__ = ["DPLR", "Decay", "Keep", "Retention"]

@@ -1,0 +1,27 @@
+"""DeltaProduct (Siems et al. 2025), arXiv 2502.10297: n delta steps a token, each with its own key.
+
+M_t,0 = M_{t-1},   M_t,i = M_t,i-1 (I - b_t,i k_t,i k_t,i^T) + b_t,i v_t,i k_t,i^T,   M_t = M_t,n,   o_t = M_t q_t
+"""
+
+from __future__ import annotations
+
+from mnemos.layers import LayerSpec, Sigmoid, Unit
+from mnemos.memory import GD, L2, Keep, Matrix, Memory
+from mnemos.zoo.registry import published
+
+
+@published(
+    title="DeltaProduct: Improving State-Tracking in Linear RNNs via Householder Products",
+    arxiv="2502.10297",
+    year=2025,
+    deviations=("queries are not scaled by 1/sqrt(key_dim): the norm of each head's output removes it",),
+)
+def deltaproduct(*, steps: int = 2, negative: bool = True, conv: int | None = 4) -> LayerSpec:
+    """steps: delta steps a token. negative: rates reach 2, so that the transition has eigenvalues down to -1."""
+    return LayerSpec(
+        memory=Memory(structure=Matrix(), objective=L2(), retention=Keep(), learner=GD(steps=steps)),
+        keys=Unit(),
+        conv=conv,
+        norm="rms",
+        controls=(("rate", Sigmoid(high=2.0 if negative else 1.0)),),
+    )
