@@ -7,16 +7,24 @@ from mnemos.execute.conjugate_gradients import ConjugateGradients
 from mnemos.execute.decay import CumulativeDecay
 from mnemos.execute.delta import TriangularDelta
 from mnemos.execute.dplr import TriangularRemoval
+from mnemos.execute.higher_order import NestedSums
 from mnemos.execute.loop import Loop
+from mnemos.execute.nonlinear import NonlinearTriangular
+from mnemos.execute.outer import OuterDecay
 from mnemos.execute.request import Request, state_bytes
+from mnemos.execute.scan import DiagonalScan
 
 __all__ = [
     "AnchoredDual",
     "ConjugateGradients",
     "CumulativeDecay",
+    "DiagonalScan",
     "Executor",
     "FullAttention",
     "Loop",
+    "NestedSums",
+    "NonlinearTriangular",
+    "OuterDecay",
     "Request",
     "TriangularDelta",
     "TriangularRemoval",

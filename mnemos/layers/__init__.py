@@ -3,6 +3,7 @@
 from mnemos.layers.as_context import AsContext, ContextLayer
 from mnemos.layers.as_gate import AsGate, GateLayer
 from mnemos.layers.base import Layer, LayerDeclaration
+from mnemos.layers.constant_query import ConstantQuery, ConstantQueryLayer
 from mnemos.layers.controls import (
     Constant,
     ControlRule,
@@ -13,21 +14,33 @@ from mnemos.layers.controls import (
     LowRankDecay,
     Sigmoid,
 )
-from mnemos.layers.features import Elu, FeatureMap, Unit
+from mnemos.layers.coupled import Coupled, CoupledLayer
+from mnemos.layers.coupled_decays import CoupledDecay, LowerBounded, PrefixSoftmax
+from mnemos.layers.features import Elu, FeatureMap, Taylor, Unit
+from mnemos.layers.gated_convolution import GatedConvolution, GatedConvolutionLayer
 from mnemos.layers.memory_layer import LayerSpec, MemoryLayer
 from mnemos.layers.mixture import Mixture, MixtureLayer, balanced
+from mnemos.layers.recurrent_chunks import RecurrentChunks, RecurrentChunksLayer
+from mnemos.layers.state_space import StateSpace, StateSpaceLayer
 from mnemos.layers.time_mixing import TimeMixing, TimeMixingLayer
 
 __all__ = [
     "AsContext",
     "AsGate",
     "Constant",
+    "ConstantQuery",
+    "ConstantQueryLayer",
     "ContextLayer",
     "ControlRule",
+    "Coupled",
+    "CoupledDecay",
+    "CoupledLayer",
     "Direction",
     "Elu",
     "FeatureMap",
     "GateLayer",
+    "GatedConvolution",
+    "GatedConvolutionLayer",
     "GatedDecay",
     "HeadDecay",
     "Layer",
@@ -35,10 +48,17 @@ __all__ = [
     "LayerSpec",
     "Learned",
     "LowRankDecay",
+    "LowerBounded",
     "MemoryLayer",
     "Mixture",
     "MixtureLayer",
+    "PrefixSoftmax",
+    "RecurrentChunks",
+    "RecurrentChunksLayer",
     "Sigmoid",
+    "StateSpace",
+    "StateSpaceLayer",
+    "Taylor",
     "TimeMixing",
     "TimeMixingLayer",
     "Unit",

@@ -148,17 +148,20 @@ class _GatedDecay(nn.Module):
     def __init__(self, rank: int | None, width: int, heads: int, channels: int | None):
         super().__init__()
         self.down = None if rank is None else nn.Linear(width, rank, bias=False)
-        shape = (heads,) if channels is None else (heads, channels)
-        self.linear = nn.Linear(rank or width, math.prod(shape), bias=False)
+        size = heads * (channels or 1)
+        self.channels = channels
+        self.linear = nn.Linear(rank or width, size, bias=False)
         nn.init.normal_(self.linear.weight, std=0.02)
-        self.log_speed = nn.Parameter(torch.empty(heads, *[1] * (len(shape) - 1)).uniform_(1, 16).log())
-        step = torch.empty(shape).uniform_(math.log(0.001), math.log(0.1)).exp()
+        self.log_speed = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
+        step = torch.empty(size).uniform_(math.log(0.001), math.log(0.1)).exp()
         self.bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))  # softplus of it is `step`
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.linear(x if self.down is None else self.down(x))
-        step = F.softplus(_wide(y).unflatten(-1, self.bias.shape) + self.bias)
-        return torch.exp(-torch.exp(self.log_speed) * step)
+        step, speed = F.softplus(_wide(y) + self.bias), torch.exp(self.log_speed)
+        if self.channels is not None:
+            step, speed = step.unflatten(-1, (-1, self.channels)), speed[:, None]
+        return torch.exp(-speed * step)
 
 
 @dataclass(frozen=True)

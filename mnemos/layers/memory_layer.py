@@ -24,6 +24,8 @@ from mnemos.state import Owner, State
 
 Rules = tuple[tuple[str, ControlRule], ...]
 
+GATES = {"swish": F.silu, "sigmoid": torch.sigmoid}
+
 
 @dataclass(frozen=True)
 class LayerSpec(LayerDeclaration):
@@ -34,8 +36,10 @@ class LayerSpec(LayerDeclaration):
         y = W_o (norm(o) * gate(x))
 
     memory: the declaration. keys: feature map of q and k, such as Unit(); None leaves them.
-    conv: size of the causal convolution on q, k, v, followed by SiLU; None for neither.
-    gate: "swish" multiplies the output by silu(W_g x). norm: "rms" normalises each head's output; "sum" divides it
+    conv: size of the causal convolution on q, k, v, followed by SiLU; None for neither. conv_values: False spares v
+    both.
+    gate: "swish" multiplies the output by silu(W_g x), "sigmoid" by sigmoid(W_g x); with gate_rank, W_g is a product
+    of two matrices over so many channels. norm: "rms" normalises each head's output; "sum" divides it
     by the sum of the weights with which the values were added (linear attention's normaliser).
     controls: how the memory's controls are made, by name; those left out get a default.
     key_expand, value_expand: all heads' keys and values together have width times this many channels.
@@ -47,7 +51,8 @@ class LayerSpec(LayerDeclaration):
     memory: AnyMemory
     keys: FeatureMap | None = None
     conv: int | None = None
-    gate: Literal["swish"] | None = None
+    conv_values: bool = True
+    gate: Literal["swish", "sigmoid"] | None = None
     norm: Literal["rms", "sum"] | None = None
     controls: Rules = ()
     key_expand: float = 1.0
@@ -55,6 +60,7 @@ class LayerSpec(LayerDeclaration):
     kv_heads: int | None = None
     rotation: bool = False
     persistent: int = 0
+    gate_rank: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.memory, type) or not isinstance(self.memory, AnyMemory):
@@ -82,7 +88,11 @@ class LayerSpec(LayerDeclaration):
         if self.keys is not None:
             expect_kind(self.keys, FeatureMap, "keys", "Unit()")
         expect(self.norm in ("rms", "sum", None), f'LayerSpec(norm=) is "rms", "sum" or None; got {self.norm!r}.')
-        expect(self.gate in ("swish", None), f'LayerSpec(gate=) is "swish" or None; got {self.gate!r}.')
+        expect(self.gate in (*GATES, None), f'LayerSpec(gate=) is "swish", "sigmoid" or None; got {self.gate!r}.')
+        expect(
+            self.gate_rank is None or (self.gate is not None and self.gate_rank >= 1),
+            f"LayerSpec(gate_rank=) is at least 1 and goes with a gate; got {self.gate_rank} with gate={self.gate!r}.",
+        )
         expect(self.conv is None or self.conv >= 2, f"LayerSpec(conv=) spans at least 2 tokens; got {self.conv}.")
         expect(self.persistent >= 0, f"LayerSpec(persistent=) is a number of tokens; got {self.persistent}.")
         expect(
@@ -134,7 +144,8 @@ class MemoryLayer(Layer):
         out = heads * self.value_dim
 
         self.project = nn.Linear(width, sum(self.sizes), bias=False)
-        self.conv = ShortConvolution(sum(self.sizes), spec.conv) if spec.conv else None
+        self.mixed_sizes = [sum(self.sizes), 0] if spec.conv_values else [sum(self.sizes[:2]), self.sizes[2]]
+        self.conv = ShortConvolution(self.mixed_sizes[0], spec.conv) if spec.conv else None
         rules, chunk = dict(spec.controls), getattr(getattr(spec.memory, "learner", None), "chunk", 1)
         self.controls = nn.ModuleDict(
             {
@@ -142,12 +153,13 @@ class MemoryLayer(Layer):
                     width, heads, c.size(self.feature_dim, self._stored_value_dim)
                 )
                 for c in self.memory.controls
+                if not c.tied or c.name in rules
             }
         )
         weights = self.memory.initial_weights(heads, self.feature_dim, self._stored_value_dim)
         self.initial = nn.ParameterDict({name: nn.Parameter(weight) for name, weight in weights.items()})
         self.norm = RMSNorm(self.value_dim) if spec.norm == "rms" else None
-        self.gate = nn.Linear(width, out, bias=False) if spec.gate else None
+        self.gate = linear(width, out, spec.gate_rank) if spec.gate else None
         self.out = nn.Linear(out, width, bias=False)
         self.persistent = nn.Parameter(torch.randn(spec.persistent, width)) if spec.persistent else None
 
@@ -181,7 +193,7 @@ class MemoryLayer(Layer):
         entries: dict[str, Tensor | State] = {"memory": memory}
         fresh: dict[str, Tensor] = {}
         if self.conv is not None:
-            fresh["conv"] = torch.zeros(1, self.conv.size - 1, sum(self.sizes), dtype=dtype, device=weight.device)
+            fresh["conv"] = torch.zeros(1, self.conv.size - 1, self.mixed_sizes[0], dtype=dtype, device=weight.device)
         if self.spec.rotation:
             fresh["count"] = torch.zeros(1, dtype=torch.int64, device=weight.device)
         state = State(self.owner, entries | fresh, fresh)
@@ -199,8 +211,9 @@ class MemoryLayer(Layer):
         (B, T, sum(sizes))."""
         entries: dict[str, Tensor | State] = {}
         if self.conv is not None:
+            mixed, spared = mixed.split(self.mixed_sizes, -1)
             mixed, entries["conv"] = self.conv(mixed, state["conv"], lengths)
-            mixed = F.silu(mixed)
+            mixed = torch.cat([F.silu(mixed), spared], -1)
         q, k, v = mixed.split(self.sizes, -1)
         q, k, v = (y.unflatten(-1, (n, -1)) for y, n in ((q, self.heads), (k, self.kv_heads), (v, self.kv_heads)))
         if self.spec.keys is not None:
@@ -213,6 +226,7 @@ class MemoryLayer(Layer):
         if self.spec.norm == "sum":
             v = self._each_pair(lambda y: torch.cat([y, torch.ones_like(y[..., :1])], -1), v)
 
+        controls = {c.name: q for c in self.memory.controls if c.tied} | dict(controls)
         with torch.autocast(mixed.device.type, enabled=False):  # the memory keeps its own precision
             o, entries["memory"] = run_rows(self.memory, q, k, v, controls, state.child("memory"), lengths)
         if self.spec.norm == "sum":
@@ -224,8 +238,8 @@ class MemoryLayer(Layer):
         if self.norm is not None:
             o = self.norm(o)
         o = o.flatten(-2)
-        if self.gate is not None:
-            o = o * F.silu(self.gate(x))
+        if self.gate is not None and self.spec.gate is not None:
+            o = o * GATES[self.spec.gate](self.gate(x))
         return self.out(o)
 
     def _each_pair(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -259,6 +273,13 @@ class MemoryLayer(Layer):
     def flops(self, length: int) -> float:
         matrices = sum(p.numel() for p in self.parameters() if p.ndim == 2)
         return self.plan(length).flops + 2.0 * matrices * length
+
+
+def linear(width: int, out: int, rank: int | None) -> nn.Module:
+    """A matrix, or with `rank` a product of two over so many channels."""
+    if rank is None:
+        return nn.Linear(width, out, bias=False)
+    return nn.Sequential(nn.Linear(width, rank, bias=False), nn.Linear(rank, out, bias=False))
 
 
 def _head_width(name: str, width: int, expand: float, heads: int) -> int:

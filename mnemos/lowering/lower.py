@@ -7,9 +7,13 @@ from mnemos.execute import (
     AnchoredDual,
     ConjugateGradients,
     CumulativeDecay,
+    DiagonalScan,
     Executor,
     FullAttention,
     Loop,
+    NestedSums,
+    NonlinearTriangular,
+    OuterDecay,
     Request,
     TriangularDelta,
     TriangularRemoval,
@@ -17,22 +21,27 @@ from mnemos.execute import (
 )
 from mnemos.lowering.plan import Plan
 from mnemos.lowering.rewrite import Rewrite, Rewritten
+from mnemos.lowering.rotated_frame import RotatedFrame
 from mnemos.lowering.several_steps import SeveralSteps
 from mnemos.memory import AnyMemory
 
 EXECUTORS: tuple[Executor, ...] = (
     CumulativeDecay(),
+    DiagonalScan(),
+    OuterDecay(),
     TriangularDelta(),
+    NonlinearTriangular(),
     TriangularRemoval(),
     AnchoredDual(),
     ConjugateGradients(),
+    NestedSums(),
     FullAttention(),
     WindowedAttention(),
     Loop(),
 )
 """From the most special to the most general; the first that does not decline is taken. A new algorithm is a line."""
 
-REWRITES: tuple[Rewrite, ...] = (SeveralSteps(),)
+REWRITES: tuple[Rewrite, ...] = (RotatedFrame(), SeveralSteps())
 """Tried before the algorithms; the first identity that holds is used. A new one is a line."""
 
 

@@ -1,41 +1,64 @@
 """What is kept between tokens, and how one token changes it and reads it."""
 
 from mnemos.memory.declaration import Declaration, from_json
+from mnemos.memory.higher_order import HigherOrder
 from mnemos.memory.keeping import KVMemory
 from mnemos.memory.learner import GD, Chunk, Learner, LeastSquares
 from mnemos.memory.learning import Memory
-from mnemos.memory.objective import L2, Dot, Huber, Objective
+from mnemos.memory.objective import L2, Dot, Huber, Lp, Objective, RobustShift
 from mnemos.memory.protocol import AnyMemory, Control, Controls
 from mnemos.memory.read import Softmax
 from mnemos.memory.retain import Everything, Retain, Window
-from mnemos.memory.retention import DPLR, Decay, Keep, Retention
+from mnemos.memory.retention import (
+    DPLR,
+    KL,
+    Bregman,
+    Decay,
+    ElasticNet,
+    ElasticNetDual,
+    FDivergence,
+    Keep,
+    Lq,
+    Mirror,
+    Retention,
+)
 from mnemos.memory.structure import MLP, Matrix, Structure
 from mnemos.memory.write import Append
 
 __all__ = [
     "DPLR",
     "GD",
+    "KL",
     "L2",
     "MLP",
     "AnyMemory",
     "Append",
+    "Bregman",
     "Chunk",
     "Control",
     "Controls",
     "Decay",
     "Declaration",
     "Dot",
+    "ElasticNet",
+    "ElasticNetDual",
     "Everything",
+    "FDivergence",
+    "HigherOrder",
     "Huber",
     "KVMemory",
     "Keep",
     "Learner",
     "LeastSquares",
+    "Lp",
+    "Lq",
     "Matrix",
     "Memory",
+    "Mirror",
     "Objective",
     "Retain",
     "Retention",
+    "RobustShift",
     "Softmax",
     "Structure",
     "Window",

@@ -7,6 +7,7 @@ options worth telling apart lists them in `VARIANTS`; any other stands here with
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import itertools
 from collections.abc import Iterable, Sequence
@@ -21,7 +22,9 @@ from mnemos.errors import InvalidValue
 from mnemos.execute import Request
 from mnemos.layers import Sigmoid, Unit
 from mnemos.lowering import candidates
-from mnemos.memory import AnyMemory, Declaration, Learner, Objective, Retain, Retention, Structure
+from mnemos.memory import AnyMemory, Declaration, HigherOrder, Learner, Objective, Retain, Retention, Structure
+from mnemos.memory.objective import Lp, RobustShift
+from mnemos.memory.retention import KL, Bregman, ElasticNet, ElasticNetDual, FDivergence, Lq
 from mnemos.state import State
 
 CHUNK = 4
@@ -33,8 +36,18 @@ VARIANTS: dict[type, list[Any]] = {
         mn.MLP(depth=2, expansion=2, norm=True),
         mn.MLP(depth=3, expansion=2, norm=False),
     ],
-    mn.Huber: [mn.Huber(0.5)],
-    mn.Decay: [mn.Decay(per="head"), mn.Decay(per="channel")],
+    mn.Huber: [mn.Huber(0.5), mn.Huber(None, form="norm"), mn.Huber(None, form="mixture")],
+    Lp: [Lp(1.0), Lp(1.5, smooth=0.1), Lp(3.0)],
+    RobustShift: [RobustShift(None)],
+    Bregman: [Bregman("sigmoid"), Bregman("tanh", decay=False), Bregman("exp")],
+    ElasticNet: [ElasticNet(0.02), ElasticNet(None)],
+    ElasticNetDual: [ElasticNetDual(0.05)],
+    FDivergence: [FDivergence("chi2"), FDivergence("reverse_kl", total=None), FDivergence("hellinger")],
+    KL: [KL(), KL(total=None, decay=False)],
+    Lq: [Lq(3.0, exact=True), Lq(4.0, epsilon=0.5, decay=False)],
+    mn.Decay: [mn.Decay(per=per) for per in ("head", "channel", "value", "outer")]
+    + [mn.Decay(per=per, rotate="key") for per in ("head", "pair", "value")]
+    + [mn.Decay(per=per, rotate="value") for per in ("head", "pair", "channel")],
     mn.GD: [mn.GD(momentum=m, anchor=a) for m in (False, True) for a in ("retained", "previous", mn.Chunk(CHUNK))]
     + [mn.GD(steps=2), mn.GD(rate=0.3, steps=3)],
     mn.Window: [mn.Window(1), mn.Window(5), mn.Window(5, sinks=2), mn.Window(64, sinks=3)],
@@ -45,7 +58,7 @@ Kind = TypeVar("Kind", bound=Declaration)
 
 def choices(base: type[Kind]) -> list[Kind]:
     """Every kind of `base` that the package declares, with its variants."""
-    kinds = [kind for kind in Declaration.kinds.values() if issubclass(kind, base) and kind is not base]
+    kinds = [kind for kind in Declaration.kinds.values() if issubclass(kind, base) and dataclasses.is_dataclass(kind)]
     return [choice for kind in kinds for choice in VARIANTS.get(kind) or [kind()]]
 
 
@@ -64,7 +77,7 @@ def combinations(*options: Sequence[Any]) -> list[mn.Memory]:
 
 
 FOUNDATION: list[mn.Memory] = combinations(
-    choices(Structure), [mn.Dot(), mn.L2(), mn.Huber(0.5)], VARIANTS[mn.Decay] + [mn.Keep()], LEARNERS, TIMINGS
+    choices(Structure), [mn.Dot(), mn.L2(), mn.Huber(0.5)], [*VARIANTS[mn.Decay][:2], mn.Keep()], LEARNERS, TIMINGS
 )
 """The whole product of the choices that algorithms are made for, and of what they leave open."""
 
@@ -94,10 +107,17 @@ KEEPING: list[mn.KVMemory] = [
 ]
 
 
+HIGHER: list[HigherOrder] = [
+    HigherOrder(form, decay=decay) for form in ("second", "asymmetric", "third") for decay in (False, True)
+]
+
+
 def facets(memory: AnyMemory) -> tuple[Any, ...]:
     """What a memory consists of."""
     if isinstance(memory, mn.Memory):
         return (memory.structure, memory.objective, memory.retention, memory.learner, memory.read_timing)
+    if isinstance(memory, HigherOrder):
+        return (memory.form, memory.decay)
     assert isinstance(memory, mn.KVMemory)
     return (memory.retain, memory.read_rule)
 
@@ -125,7 +145,7 @@ LEARNING: list[mn.Memory] = list(
 )
 """The foundation, and so many of all legal combinations of all choices that every pair of choices occurs."""
 
-MEMORIES: list[AnyMemory] = [*LEARNING, *ODD, *KEEPING]
+MEMORIES: list[AnyMemory] = [*LEARNING, *ODD, *KEEPING, *HIGHER]
 
 SOME: list[AnyMemory] = covering(MEMORIES)
 
@@ -215,7 +235,7 @@ def controls_for(
     memory: AnyMemory, batch: int, time: int, heads: int, key_dim: int, value_dim: int
 ) -> dict[str, Tensor]:
     """Random controls within their range, its ends included where that is well conditioned."""
-    linear = isinstance(memory, mn.Memory) and memory.structure.linear_in_weights
+    linear = not isinstance(memory, mn.Memory) or memory.structure.linear_in_weights
     made = {}
     for control in memory.controls:
         size = control.size(key_dim, value_dim)
@@ -223,7 +243,7 @@ def controls_for(
         value = torch.rand(shape, dtype=torch.float64)
         if control.name == "decay" and not linear:
             value = 0.8 + 0.2 * value
-        elif control.name == "decay" or control.name == "momentum":
+        elif control.name in ("decay", "value_decay", "momentum"):
             value = (1.2 * value - 0.1).clamp(0, 1)
         if control.name == "rate" and not linear:
             value = 0.3 * value
@@ -298,7 +318,7 @@ def assert_states_close(found: State, expected: State, what: str = "state", tole
 # Models: every entry of the zoo, small, and variants that take other paths.
 
 WIDTH, HEADS, VOCABULARY = 32, 2, 11
-SMALL: dict[str, Any] = {"window": 8, "chunk": 4, "segment": 8, "sinks": 2}
+SMALL: dict[str, Any] = {"window": 8, "chunk": 4, "segment": 8, "sinks": 2, "state_dim": 6, "gate_rank": 3, "rank": 3}
 
 
 def small_options(build: Any) -> dict[str, Any]:

@@ -12,12 +12,15 @@ from typing import Any
 
 from torch import Tensor
 
+from mnemos.memory.higher_order import HigherOrder
 from mnemos.memory.keeping import KVMemory
-from mnemos.memory.learner import GD
+from mnemos.memory.learner import GD, LeastSquares
 from mnemos.memory.learning import Memory
 from mnemos.memory.protocol import AnyMemory, Controls
 from mnemos.memory.reference.descending import descend
 from mnemos.memory.reference.keeping import keep
+from mnemos.memory.reference.solving import solve
+from mnemos.memory.reference.summing import add_up
 from mnemos.state import State
 
 Literally = Callable[[Any, Tensor, Tensor, Tensor, Controls, State, "Tensor | None"], tuple[Tensor, State]]
@@ -25,7 +28,9 @@ Literally = Callable[[Any, Tensor, Tensor, Tensor, Controls, State, "Tensor | No
 
 LITERALLY: dict[type, Literally] = {
     GD: descend,
+    LeastSquares: solve,
     KVMemory: keep,
+    HigherOrder: add_up,
 }
 """By learner for the memories of the four choices, by kind of memory for all others."""
 
