@@ -20,6 +20,7 @@ from torch.nn import functional
 
 import mnemos as mn
 from mnemos.errors import InvalidValue, RunError
+from mnemos.layers import balanced
 from mnemos.train.bar import Bar
 from mnemos.train.checkpoint import Position, clean_up, newest_checkpoint, write_checkpoint
 from mnemos.train.config import Optimiser, TrainConfig
@@ -174,11 +175,12 @@ class Trainer:
         batch = self.sample(self.step)
         self.model.train()
         state = self.state if config.carry_state and not batch.fresh else None
-        loss, after = self.loss(batch, state)
+        with balanced(self.model) as balance:
+            loss, after = self.loss(batch, state)
         value = loss.item()
         self._refuse_unless_finite("loss", value)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss + balance()).backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.optimiser.clip).item()
         self._refuse_unless_finite("norm of the gradient", norm)
         self.optimizer.step()

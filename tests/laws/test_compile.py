@@ -26,6 +26,7 @@ LONG = [
     "titans_mac",
     "titans_mal",
     "nobodys",
+    "mom",
 ]
 SLOW = [pytest.param(name, marks=pytest.mark.long) for name in LONG]
 

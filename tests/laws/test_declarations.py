@@ -12,6 +12,7 @@ import pytest
 from cases import MEMORIES, MODELS, each, name_of
 
 import mnemos as mn
+from mnemos.layers import LayerDeclaration
 from mnemos.memory import AnyMemory, Declaration
 
 ENTRIES = mn.zoo.entries()
@@ -74,7 +75,7 @@ def test_zoo(name: str) -> None:
     assert len(number) == 2 and all(part.isdigit() for part in number), "an arXiv number"
     assert entry.build.__module__ == f"mnemos.zoo.{name}", "one small file per system, named like it"
     spec = entry.build()
-    assert isinstance(spec, mn.LayerSpec if entry.kind == "layer" else mn.ModelSpec)
+    assert isinstance(spec, LayerDeclaration if entry.kind == "layer" else mn.ModelSpec)
     assert_is_a_value(spec)
     model = mn.zoo.model(name, width=16, depth=3, heads=1, vocabulary=5)
     assert (model.width, model.depth, model.heads, model.vocabulary) == (16, 3, 1, 5)
