@@ -1,12 +1,15 @@
 """How a memory is run over a whole sequence: one algorithm a file."""
 
 from mnemos.execute.anchored import AnchoredDual
+from mnemos.execute.anchored_map import AnchoredMap
 from mnemos.execute.attention import FullAttention, WindowedAttention
 from mnemos.execute.base import Executor
 from mnemos.execute.conjugate_gradients import ConjugateGradients
 from mnemos.execute.decay import CumulativeDecay
 from mnemos.execute.delta import TriangularDelta
+from mnemos.execute.diagonal_steps import DiagonalSteps
 from mnemos.execute.dplr import TriangularRemoval
+from mnemos.execute.fenwick import Fenwick
 from mnemos.execute.higher_order import NestedSums
 from mnemos.execute.loop import Loop
 from mnemos.execute.nonlinear import NonlinearTriangular
@@ -16,10 +19,13 @@ from mnemos.execute.scan import DiagonalScan
 
 __all__ = [
     "AnchoredDual",
+    "AnchoredMap",
     "ConjugateGradients",
     "CumulativeDecay",
     "DiagonalScan",
+    "DiagonalSteps",
     "Executor",
+    "Fenwick",
     "FullAttention",
     "Loop",
     "NestedSums",

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from mnemos.execute.request import Request
-from mnemos.memory import GD, Controls, Memory
+from mnemos.memory import GD, Controls, Decay, Memory
 from mnemos.state import State
 
 
@@ -57,7 +57,7 @@ def declines_unless_gradient(memory: Any) -> str | None:
     if memory.learner.steps > 1:
         return "a token brings several pairs along (GD(steps=))"
     if memory.retention.scaling is None:
-        return f"{type(memory.retention).__name__} does more to the weights than scale them"
+        return f"{memory.retention} does more to the weights than scale them by head or key channel"
     return None
 
 
@@ -69,3 +69,18 @@ def declines_unless_matrix(memory: Any) -> str | None:
     if reason is None and memory.learner.anchored:
         return "the learner takes its gradients at the start of a chunk, not token by token"
     return reason
+
+
+def declines_unless_elementwise(memory: Any) -> str | None:
+    """For algorithms whose decay differs from value channel to value channel, and whose gradient is the value."""
+    if not isinstance(memory, Memory):
+        return f"it runs memories that learn by the four choices; this is a {type(memory).__name__}"
+    if type(memory.learner) is not GD or memory.learner.steps > 1 or memory.learner.anchored:
+        return "it runs one step of gradient descent a token, its gradient taken at that token"
+    if not memory.structure.linear_in_weights:
+        return "the structure is not a single matrix"
+    if type(memory.retention) is not Decay or memory.retention.rotate or memory.retention.per not in ("value", "outer"):
+        return 'it is for factors of single value channels, Decay(per="value") or per="outer"'
+    if memory.objective.slope_kind != "constant":
+        return "the objective's gradient depends on the state (only Dot's does not)"
+    return None

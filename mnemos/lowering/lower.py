@@ -5,10 +5,13 @@ from __future__ import annotations
 from mnemos.errors import PlanError
 from mnemos.execute import (
     AnchoredDual,
+    AnchoredMap,
     ConjugateGradients,
     CumulativeDecay,
     DiagonalScan,
+    DiagonalSteps,
     Executor,
+    Fenwick,
     FullAttention,
     Loop,
     NestedSums,
@@ -19,6 +22,7 @@ from mnemos.execute import (
     TriangularRemoval,
     WindowedAttention,
 )
+from mnemos.lowering.implicit_step import ImplicitStep
 from mnemos.lowering.plan import Plan
 from mnemos.lowering.rewrite import Rewrite, Rewritten
 from mnemos.lowering.rotated_frame import RotatedFrame
@@ -33,15 +37,18 @@ EXECUTORS: tuple[Executor, ...] = (
     NonlinearTriangular(),
     TriangularRemoval(),
     AnchoredDual(),
+    AnchoredMap(),
     ConjugateGradients(),
+    DiagonalSteps(),
     NestedSums(),
     FullAttention(),
     WindowedAttention(),
+    Fenwick(),
     Loop(),
 )
 """From the most special to the most general; the first that does not decline is taken. A new algorithm is a line."""
 
-REWRITES: tuple[Rewrite, ...] = (RotatedFrame(), SeveralSteps())
+REWRITES: tuple[Rewrite, ...] = (RotatedFrame(), SeveralSteps(), ImplicitStep())
 """Tried before the algorithms; the first identity that holds is used. A new one is a line."""
 
 

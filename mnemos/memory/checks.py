@@ -140,7 +140,8 @@ def check_controls(
         if size is None:
             _check_control(control, controls[name], tuple(lead), axes)
         else:
-            own = {"channel": "key_dim", "value": "value_dim", "pair": "key_dim / 2"}.get(control.per, f"{size}")
+            axes_of = {"channel": "key_dim", "value": "value_dim", "pair": "key_dim / 2", "value_pair": "value_dim / 2"}
+            own = axes_of.get(control.per, f"{size}")
             _check_control(control, controls[name], (*lead, size), f"{axes[:-1]}, {own})")
 
 

@@ -53,6 +53,7 @@ class Memory(Declaration):
             f'Memory(read_timing=) is "after" or "before" the write; got {self.read_timing!r}.',
         )
         self.learner.check(self)
+        self.retention.check(self)
         names = [control.name for control in self.controls]
         twice = sorted({name for name in names if names.count(name) > 1})
         expect(not twice, f"two of the choices in {self} take a control of the same name: {', '.join(twice)}.")
@@ -79,6 +80,7 @@ class Memory(Declaration):
 
     def weight_shapes(self, key_dim: int, value_dim: int) -> dict[str, tuple[int, ...]]:
         shapes = self.structure.shapes(key_dim, value_dim)
+        self.retention.check_sizes(key_dim, value_dim)
         return dict(shapes) if self.structure.learned else {}
 
     def initial_weights(
@@ -106,6 +108,7 @@ class Memory(Declaration):
         them out and starts at zero. Raises InvalidValue where they are missing, unknown or of another shape.
         """
         check_sizes(batch, heads, key_dim, value_dim)
+        self.retention.check_sizes(key_dim, value_dim)
         shapes = self.structure.shapes(key_dim, value_dim)
         given = self._given_weights(weights, shapes, heads, key_dim, value_dim, dtype, device)
         held = {name: self.retention.unlink(weight[None]) for name, weight in given.items()}

@@ -14,7 +14,7 @@ from mnemos.state import Owner, State
 Controls = Mapping[str, Tensor]
 """Values per token by name: (batch, heads) or (batch, heads, channels) in `write`, with a time axis in `run`."""
 
-Per = Literal["head", "channel", "value", "pair", "count"]
+Per = Literal["head", "channel", "value", "pair", "value_pair", "count"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,9 @@ class Control:
     """A value per token that a memory needs from outside.
 
     per: how many numbers a head. "head": one; "channel": one a key channel; "value": one a value channel; "pair": one
-    a pair of key channels; "count": `count`. Values must lie in [low, high].
+    a pair of key channels; "value_pair": one a pair of value channels; "count": `count`. Values must lie in
+    [low, high].
+    tied: "query" if a layer passes the token's own query, as the memory reads with it, unless its spec names a rule.
     """
 
     name: str
@@ -31,12 +33,18 @@ class Control:
     high: float
     meaning: str
     count: int = 0
+    tied: Literal["query"] | None = None
 
     def size(self, key_dim: int, value_dim: int) -> int | None:
         """Numbers a head; None for a single one without an axis of its own."""
-        return {"head": None, "channel": key_dim, "value": value_dim, "pair": key_dim // 2, "count": self.count}[
-            self.per
-        ]
+        return {
+            "head": None,
+            "channel": key_dim,
+            "value": value_dim,
+            "pair": key_dim // 2,
+            "value_pair": value_dim // 2,
+            "count": self.count,
+        }[self.per]
 
 
 @runtime_checkable

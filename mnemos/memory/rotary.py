@@ -19,7 +19,12 @@ def rotate(x: Tensor, positions: Tensor, base: float) -> Tensor:
 
 def turn(x: Tensor, angles: Tensor) -> Tensor:
     """x (..., T, H, K) with channels (i, i + K/2) turned by angles (..., T, K/2)."""
+    return turn_pairs(x, angles[..., None, :])
+
+
+def turn_pairs(x: Tensor, angles: Tensor) -> Tensor:
+    """x (..., K) with channels (i, i + K/2) turned by angles (..., K/2) of as many axes."""
     half = x.shape[-1] // 2
-    cos, sin = angles.cos().to(x.dtype)[..., None, :], angles.sin().to(x.dtype)[..., None, :]
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     first, second = x[..., :half], x[..., half:]
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)

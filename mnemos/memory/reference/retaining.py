@@ -34,14 +34,13 @@ def retained(retention: Retention, state: Tensor, now: Controls) -> Tensor:
 def _turned(retention: Decay, state: Tensor, now: Controls) -> Tensor:
     """Complex decay: the pairs of one side as complex numbers, times a complex number each."""
     decay, angle = now["decay"], now["angle"]
+    factor = torch.polar(torch.ones_like(angle), angle)
     if retention.per == "pair":
-        factor = torch.polar(decay, angle)
-    else:
-        factor = torch.polar(torch.ones_like(angle), angle)
-        if retention.per == "head":
-            state = decay[:, :, None, None] * state
-        else:  # a factor for each channel of the side that does not turn
-            state = torch.einsum("bho,bhoi->bhoi" if retention.per == "value" else "bhi,bhoi->bhoi", decay, state)
+        factor = decay * factor  # torch.polar itself has no gradient where its first argument is zero
+    elif retention.per == "head":
+        state = decay[:, :, None, None] * state
+    else:  # a factor for each channel of the side that does not turn
+        state = torch.einsum("bho,bhoi->bhoi" if retention.per == "value" else "bhi,bhoi->bhoi", decay, state)
     if retention.rotate == "key":
         real, imaginary = state.chunk(2, 3)
         turned = torch.complex(real, imaginary) * factor[:, :, None, :]

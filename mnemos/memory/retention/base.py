@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
 from mnemos.memory.declaration import Declaration
 from mnemos.memory.protocol import Control, Controls
+
+if TYPE_CHECKING:
+    from mnemos.memory.learning import Memory
 
 
 class Retention(Declaration):
@@ -24,10 +27,20 @@ class Retention(Declaration):
     """Fact: A_t = A_t-1 * control "decay" + step with W = A, and what the factor is per. "none" is a factor of 1; None,
     which claims nothing, anything else."""
 
+    dual_scaling: Literal["none", "head"] | None = None
+    """Fact: A_t = A_t-1 * control "decay" + step with W = link(A) whatever it is, and what the factor is per; claimed
+    where `scaling` is not. None claims nothing."""
+
     @property
     def controls(self) -> tuple[Control, ...]:
         """The values per token that it needs."""
         return ()
+
+    def check(self, memory: Memory) -> None:
+        """Raises InvalidValue if it cannot work with the memory's other choices, naming what to use instead."""
+
+    def check_sizes(self, key_dim: int, value_dim: int) -> None:
+        """Raises InvalidValue unless it can work with keys and values of this size."""
 
     def retain(self, state: Tensor, controls: Controls, in_place: bool = False) -> Tensor:
         """A (B, H, out, in), every control of the memory (B, H) or (B, H, channels) -> the retained A."""
