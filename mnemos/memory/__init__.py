@@ -3,8 +3,9 @@
 from mnemos.memory.declaration import Declaration, from_json
 from mnemos.memory.higher_order import HigherOrder
 from mnemos.memory.keeping import KVMemory
-from mnemos.memory.learner import GD, Chunk, Learner, LeastSquares
+from mnemos.memory.learner import GD, Chunk, Implicit, Learner, LeastSquares, Omega
 from mnemos.memory.learning import Memory
+from mnemos.memory.log_linear import LogLinear
 from mnemos.memory.objective import L2, Dot, Huber, Lp, Objective, RobustShift
 from mnemos.memory.protocol import AnyMemory, Control, Controls
 from mnemos.memory.read import Softmax
@@ -46,16 +47,19 @@ __all__ = [
     "FDivergence",
     "HigherOrder",
     "Huber",
+    "Implicit",
     "KVMemory",
     "Keep",
     "Learner",
     "LeastSquares",
+    "LogLinear",
     "Lp",
     "Lq",
     "Matrix",
     "Memory",
     "Mirror",
     "Objective",
+    "Omega",
     "Retain",
     "Retention",
     "RobustShift",

@@ -22,9 +22,10 @@ from mnemos.errors import InvalidValue
 from mnemos.execute import Request
 from mnemos.layers import Sigmoid, Unit
 from mnemos.lowering import candidates
-from mnemos.memory import AnyMemory, Declaration, HigherOrder, Learner, Objective, Retain, Retention, Structure
+from mnemos.memory import AnyMemory, Declaration, HigherOrder, Implicit, Learner, Objective, Retain, Retention, Structure
 from mnemos.memory.objective import Lp, RobustShift
 from mnemos.memory.retention import KL, Bregman, ElasticNet, ElasticNetDual, FDivergence, Lq
+from mnemos.memory.log_linear import LogLinear
 from mnemos.state import State
 
 CHUNK = 4
@@ -50,6 +51,7 @@ VARIANTS: dict[type, list[Any]] = {
     + [mn.Decay(per=per, rotate="value") for per in ("head", "pair", "channel")],
     mn.GD: [mn.GD(momentum=m, anchor=a) for m in (False, True) for a in ("retained", "previous", mn.Chunk(CHUNK))]
     + [mn.GD(steps=2), mn.GD(rate=0.3, steps=3)],
+    Implicit: [Implicit(), Implicit(diagonal=True)],
     mn.Window: [mn.Window(1), mn.Window(5), mn.Window(5, sinks=2), mn.Window(64, sinks=3)],
 }
 
@@ -112,12 +114,28 @@ HIGHER: list[HigherOrder] = [
 ]
 
 
+LOG_LINEAR: list[LogLinear] = [
+    LogLinear(mn.Memory(mn.Matrix(), objective, retention, learner), levels)
+    for objective, retention, learner in (
+        (mn.Dot(), mn.Decay(), mn.GD(rate=1.0)),
+        (mn.Dot(), mn.Keep(), mn.GD()),
+        (mn.L2(), mn.Decay(), mn.GD()),
+        (mn.L2(), mn.Decay(), mn.GD(anchor="previous")),
+        (mn.L2(), mn.Keep(), mn.GD(rate=0.5)),
+    )
+    for levels in (1, 3, 10)
+]
+"""Levels that run out at once, within a chunk, and not at all."""
+
+
 def facets(memory: AnyMemory) -> tuple[Any, ...]:
     """What a memory consists of."""
     if isinstance(memory, mn.Memory):
         return (memory.structure, memory.objective, memory.retention, memory.learner, memory.read_timing)
     if isinstance(memory, HigherOrder):
         return (memory.form, memory.decay)
+    if isinstance(memory, LogLinear):
+        return (memory.memory, memory.levels)
     assert isinstance(memory, mn.KVMemory)
     return (memory.retain, memory.read_rule)
 
@@ -145,7 +163,7 @@ LEARNING: list[mn.Memory] = list(
 )
 """The foundation, and so many of all legal combinations of all choices that every pair of choices occurs."""
 
-MEMORIES: list[AnyMemory] = [*LEARNING, *ODD, *KEEPING, *HIGHER]
+MEMORIES: list[AnyMemory] = [*LEARNING, *ODD, *KEEPING, *HIGHER, *LOG_LINEAR]
 
 SOME: list[AnyMemory] = covering(MEMORIES)
 
@@ -178,6 +196,7 @@ class Inputs:
         keys = torch.randn(batch, time, heads, memory.pairs, key_dim, dtype=torch.float64)
         self.k = torch.nn.functional.normalize(keys, dim=-1).flatten(-2)
         self.v = torch.randn(batch, time, heads, memory.pairs * self.value_dim, dtype=torch.float64)
+        self.v = 0.2 * self.v if steep(memory) else self.v
         self.controls = controls_for(memory, batch, time, heads, key_dim, self.value_dim)
         generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
         self.weights = {
@@ -231,6 +250,11 @@ def value_dim_for(memory: AnyMemory, key_dim: int) -> int:
     return key_dim - 1
 
 
+def steep(memory: AnyMemory) -> bool:
+    """Whether its slope grows faster than the error, so that large errors make a step diverge."""
+    return isinstance(memory, mn.Memory) and isinstance(memory.objective, Lp) and memory.objective.p > 2
+
+
 def controls_for(
     memory: AnyMemory, batch: int, time: int, heads: int, key_dim: int, value_dim: int
 ) -> dict[str, Tensor]:
@@ -247,6 +271,8 @@ def controls_for(
             value = (1.2 * value - 0.1).clamp(0, 1)
         if control.name == "rate" and not linear:
             value = 0.3 * value
+        if control.name == "rate" and steep(memory):
+            value = 0.2 * value
         if control.name == "ridge":  # far enough from a singular system for the tolerances
             value = 0.2 + value
         if control.low < 0:  # a control of either sign
@@ -360,6 +386,7 @@ def variant_models() -> dict[str, mn.ModelSpec]:
         "sliding_window-no-sinks": zoo.sliding_window(5, sinks=0),
         "gated_deltanet-no-conv": zoo.gated_deltanet(conv=None, value_expand=2.0),
         "nobodys": mn.LayerSpec(NOBODYS, keys=Unit(), controls=(("rate", Sigmoid(bias=-3.0)),)),
+        "longhorn-full": zoo.longhorn(diagonal=False),
         "mixed": [zoo.gated_deltanet(), zoo.sliding_window(8)],
         "untied": mn.ModelSpec(pattern=(zoo.deltanet(),), tied=False),
     }

@@ -19,6 +19,9 @@ class Objective(Declaration):
     "constant": not at all (it is -v); "identity": it is r; "nonlinear": anything else, which claims nothing.
     """
 
+    coordinatewise: bool = False
+    """Fact: channel i of the slope depends on channel i of the prediction alone."""
+
     @property
     def controls(self) -> tuple[Control, ...]:
         """The values per token that it needs."""

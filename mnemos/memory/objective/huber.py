@@ -1,32 +1,80 @@
-"""Huber's loss: quadratic near zero, linear far out, so that an outlier writes no more than `delta` a channel."""
+"""Huber's loss: quadratic near zero, linear far out, so that an outlier writes a bounded amount."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mnemos.memory.declaration import expect
 from mnemos.memory.objective.base import Objective
-from mnemos.memory.protocol import Controls
+from mnemos.memory.protocol import Control, Controls
 
 
 @dataclass(frozen=True)
 class Huber(Objective):
-    """loss = sum_i h(r_i), r = M(k) - v, h(r) = r^2/2 if |r| <= delta else delta (|r| - delta/2).
+    """Half the squared error up to a threshold delta, and a multiple of the error's size beyond (arXiv 2504.13173,
+    eqs. 13-16). With r = M(k) - v, the slope is
 
-    The coordinate form of the Miras paper (arXiv 2504.13173, eqs. 13-14). delta > 0; towards infinity it is L2.
+        form="coordinate"   clip(r_i, -delta, delta)                    each channel has its own threshold
+        form="norm"         r min(1, delta / |r|)                       one threshold for the length of r
+        form="mixture"      r if |r| <= delta, else delta sign(r_i)     Yaad's; it jumps where |r| = delta
+
+    and the loss is r^2/2 inside and delta (size - delta/2) outside, size being |r_i|, |r| or sum_i |r_i|.
+
+    delta > 0, or None for a control per token and head, in [0, inf). Towards infinity all three are L2; 0 writes
+    nothing.
     """
 
-    delta: float = 1.0
+    delta: float | None = 1.0
+    form: Literal["coordinate", "norm", "mixture"] = "coordinate"
 
     def __post_init__(self) -> None:
-        expect(self.delta > 0, f"Huber(delta=) must be positive; got {self.delta}.")
+        expect(
+            self.delta is None or self.delta > 0,
+            f"Huber(delta=) must be positive, or None for a control per token; got {self.delta}.",
+        )
+        forms = ("coordinate", "norm", "mixture")
+        expect(self.form in forms, f"Huber(form=) is one of {forms}; got {self.form!r}.")
+
+    @property
+    def coordinatewise(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.form == "coordinate"
+
+    @property
+    def controls(self) -> tuple[Control, ...]:
+        if self.delta is not None:
+            return ()
+        return (Control("delta", "head", 0.0, math.inf, "size of the error from which it counts linearly"),)
+
+    def _threshold(self, controls: Controls) -> Tensor | float:
+        return controls["delta"][..., None] if self.delta is None else self.delta
 
     def loss(self, prediction: Tensor, value: Tensor, controls: Controls) -> Tensor:
-        size = (prediction - value).abs()
-        return torch.where(size <= self.delta, 0.5 * size.square(), self.delta * (size - 0.5 * self.delta)).sum(-1)
+        r, delta = prediction - value, self._threshold(controls)
+        if self.form == "coordinate":
+            size = r.abs()
+            return torch.where(size <= delta, 0.5 * r.square(), delta * (size - 0.5 * delta)).sum(-1)
+        length = norm(r)
+        size = length if self.form == "norm" else r.abs().sum(-1, keepdim=True)
+        squared = 0.5 * r.square().sum(-1, keepdim=True)
+        return torch.where(length <= delta, squared, delta * (size - 0.5 * delta))[..., 0]
 
     def slope(self, prediction: Tensor, value: Tensor, controls: Controls) -> Tensor:
-        return (prediction - value).clamp(-self.delta, self.delta)
+        r, delta = prediction - value, self._threshold(controls)
+        if self.form == "coordinate":
+            if isinstance(delta, float):
+                return r.clamp(-delta, delta)
+            return torch.minimum(torch.maximum(r, -delta), delta)
+        length = norm(r)
+        beyond = r * (delta / torch.where(length > 0, length, 1.0)) if self.form == "norm" else delta * r.sign()
+        return torch.where(length <= delta, r, beyond)
+
+
+def norm(r: Tensor) -> Tensor:
+    """|r| over the last axis, (..., V) -> (..., 1), with derivative 0 at r = 0."""
+    squared = r.square().sum(-1, keepdim=True)
+    return torch.where(squared > 0, torch.where(squared > 0, squared, 1.0).sqrt(), 0.0)
