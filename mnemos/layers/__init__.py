@@ -11,13 +11,16 @@ from mnemos.layers.controls import (
     GatedDecay,
     HeadDecay,
     Learned,
+    LevelWeights,
     LowRankDecay,
     Sigmoid,
+    Softplus,
 )
 from mnemos.layers.coupled import Coupled, CoupledLayer
 from mnemos.layers.coupled_decays import CoupledDecay, LowerBounded, PrefixSoftmax
-from mnemos.layers.features import Elu, FeatureMap, Taylor, Unit
+from mnemos.layers.features import Elu, FeatureMap, Polynomial, Taylor, Unit
 from mnemos.layers.gated_convolution import GatedConvolution, GatedConvolutionLayer
+from mnemos.layers.longhorn import Longhorn, LonghornLayer
 from mnemos.layers.memory_layer import LayerSpec, MemoryLayer
 from mnemos.layers.mixture import Mixture, MixtureLayer, balanced
 from mnemos.layers.recurrent_chunks import RecurrentChunks, RecurrentChunksLayer
@@ -47,15 +50,20 @@ __all__ = [
     "LayerDeclaration",
     "LayerSpec",
     "Learned",
+    "LevelWeights",
+    "Longhorn",
+    "LonghornLayer",
     "LowRankDecay",
     "LowerBounded",
     "MemoryLayer",
     "Mixture",
     "MixtureLayer",
+    "Polynomial",
     "PrefixSoftmax",
     "RecurrentChunks",
     "RecurrentChunksLayer",
     "Sigmoid",
+    "Softplus",
     "StateSpace",
     "StateSpaceLayer",
     "Taylor",

@@ -22,10 +22,21 @@ from mnemos.errors import InvalidValue
 from mnemos.execute import Request
 from mnemos.layers import Sigmoid, Unit
 from mnemos.lowering import candidates
-from mnemos.memory import AnyMemory, Declaration, HigherOrder, Implicit, Learner, Objective, Retain, Retention, Structure
+from mnemos.memory import (
+    AnyMemory,
+    Declaration,
+    HigherOrder,
+    Implicit,
+    Learner,
+    Objective,
+    Omega,
+    Retain,
+    Retention,
+    Structure,
+)
+from mnemos.memory.log_linear import LogLinear
 from mnemos.memory.objective import Lp, RobustShift
 from mnemos.memory.retention import KL, Bregman, ElasticNet, ElasticNetDual, FDivergence, Lq
-from mnemos.memory.log_linear import LogLinear
 from mnemos.state import State
 
 CHUNK = 4
@@ -52,6 +63,12 @@ VARIANTS: dict[type, list[Any]] = {
     mn.GD: [mn.GD(momentum=m, anchor=a) for m in (False, True) for a in ("retained", "previous", mn.Chunk(CHUNK))]
     + [mn.GD(steps=2), mn.GD(rate=0.3, steps=3)],
     Implicit: [Implicit(), Implicit(diagonal=True)],
+    Omega: [
+        Omega(),
+        Omega(window=1, momentum=True),
+        Omega(window=3, momentum=True, muon=5),
+        Omega(window=2, rate=0.1, muon=2),
+    ],
     mn.Window: [mn.Window(1), mn.Window(5), mn.Window(5, sinks=2), mn.Window(64, sinks=3)],
 }
 
@@ -251,8 +268,10 @@ def value_dim_for(memory: AnyMemory, key_dim: int) -> int:
 
 
 def steep(memory: AnyMemory) -> bool:
-    """Whether its slope grows faster than the error, so that large errors make a step diverge."""
-    return isinstance(memory, mn.Memory) and isinstance(memory.objective, Lp) and memory.objective.p > 2
+    """Whether a step grows faster than the error, so that large errors make it diverge."""
+    if not isinstance(memory, mn.Memory):
+        return False
+    return (isinstance(memory.objective, Lp) and memory.objective.p > 2) or memory.retention == Bregman("exp")
 
 
 def controls_for(
@@ -272,7 +291,7 @@ def controls_for(
         if control.name == "rate" and not linear:
             value = 0.3 * value
         if control.name == "rate" and steep(memory):
-            value = 0.2 * value
+            value = (0.2 if linear else 0.01) * value
         if control.name == "ridge":  # far enough from a singular system for the tolerances
             value = 0.2 + value
         if control.low < 0:  # a control of either sign

@@ -14,13 +14,17 @@ from torch import Tensor
 
 from mnemos.memory.higher_order import HigherOrder
 from mnemos.memory.keeping import KVMemory
-from mnemos.memory.learner import GD, LeastSquares
+from mnemos.memory.learner import GD, Implicit, LeastSquares, Omega
 from mnemos.memory.learning import Memory
+from mnemos.memory.log_linear import LogLinear
 from mnemos.memory.protocol import AnyMemory, Controls
 from mnemos.memory.reference.descending import descend
 from mnemos.memory.reference.keeping import keep
+from mnemos.memory.reference.log_linear import fenwick
+from mnemos.memory.reference.proximal import approach
 from mnemos.memory.reference.solving import solve
 from mnemos.memory.reference.summing import add_up
+from mnemos.memory.reference.windowing import follow_window
 from mnemos.state import State
 
 Literally = Callable[[Any, Tensor, Tensor, Tensor, Controls, State, "Tensor | None"], tuple[Tensor, State]]
@@ -28,8 +32,11 @@ Literally = Callable[[Any, Tensor, Tensor, Tensor, Controls, State, "Tensor | No
 
 LITERALLY: dict[type, Literally] = {
     GD: descend,
+    Implicit: approach,
     LeastSquares: solve,
+    Omega: follow_window,
     KVMemory: keep,
+    LogLinear: fenwick,
     HigherOrder: add_up,
 }
 """By learner for the memories of the four choices, by kind of memory for all others."""
