@@ -12,6 +12,7 @@ from mnemos.execute.dplr import TriangularRemoval
 from mnemos.execute.fenwick import Fenwick
 from mnemos.execute.higher_order import NestedSums
 from mnemos.execute.loop import Loop
+from mnemos.execute.mini_batches import MiniBatchDual
 from mnemos.execute.nonlinear import NonlinearTriangular
 from mnemos.execute.outer import OuterDecay
 from mnemos.execute.request import Request, state_bytes
@@ -28,6 +29,7 @@ __all__ = [
     "Fenwick",
     "FullAttention",
     "Loop",
+    "MiniBatchDual",
     "NestedSums",
     "NonlinearTriangular",
     "OuterDecay",

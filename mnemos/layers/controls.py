@@ -59,6 +59,33 @@ class _Sigmoid(nn.Module):
 
 
 @dataclass(frozen=True)
+class Softplus(ControlRule):
+    """log(1 + exp(W x + bias)): positive and without an upper end; starts near 1 by default."""
+
+    bias: float = 0.5413
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return 0.0, math.inf
+
+    def build(self, width: int, heads: int, channels: int | None) -> nn.Module:
+        return _Softplus(self, width, heads, channels)
+
+
+class _Softplus(nn.Module):
+    def __init__(self, rule: Softplus, width: int, heads: int, channels: int | None):
+        super().__init__()
+        self.channels = channels
+        self.linear = nn.Linear(width, heads * (channels or 1))
+        nn.init.normal_(self.linear.weight, std=0.02)
+        nn.init.constant_(self.linear.bias, rule.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = F.softplus(_wide(self.linear(x)))
+        return value if self.channels is None else value.unflatten(-1, (-1, self.channels))
+
+
+@dataclass(frozen=True)
 class HeadDecay(ControlRule):
     """1 - 2^(-5-h) for head h: fixed, from 32 tokens of memory upwards (RetNet, arXiv 2307.08621)."""
 
@@ -221,6 +248,31 @@ class _Direction(nn.Module):
         return self.length * F.normalize(_wide(self.linear(x)).unflatten(-1, (-1, self.channels)), dim=-1)
 
 
+@dataclass(frozen=True)
+class LevelWeights(ControlRule):
+    """softplus(L * W x), a weight for each level of a log-linear memory (arXiv 2506.04761); L starts as ones."""
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return 0.0, math.inf
+
+    def build(self, width: int, heads: int, channels: int | None) -> nn.Module:
+        expect(channels is not None, "LevelWeights gives a number for each level; one a head is Sigmoid's.")
+        assert channels is not None
+        return _LevelWeights(width, heads, channels)
+
+
+class _LevelWeights(nn.Module):
+    def __init__(self, width: int, heads: int, levels: int):
+        super().__init__()
+        self.levels = levels
+        self.linear = nn.Linear(width, heads * levels, bias=False)
+        self.scale = nn.Parameter(torch.ones(heads * levels))  # of one axis: weight decay leaves it alone
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.softplus(self.scale * _wide(self.linear(x))).unflatten(-1, (-1, self.levels))
+
+
 def _wide(x: Tensor) -> Tensor:
     """At least float32."""
     return x if x.dtype == torch.float64 else x.float()
@@ -231,8 +283,14 @@ def default_rule(control: Control, chunk: int) -> ControlRule:
 
     chunk: tokens that share a gradient point. Their steps add up, and together must stay below 1.
     """
+    if control.name in ("delta", "radius"):
+        return Softplus()
+    if control.name == "threshold":
+        return Sigmoid(bias=-4.0, high=0.1)
     if control.name in ("removal", "replacement"):
         return Direction(0.5)
+    if control.name == "level":
+        return LevelWeights()
     if control.name == "decay":
         return LowRankDecay() if control.per == "channel" else Sigmoid(bias=4.0)
     return Sigmoid(high=1 / chunk) if control.name == "rate" else Sigmoid()

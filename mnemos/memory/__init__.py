@@ -3,10 +3,10 @@
 from mnemos.memory.declaration import Declaration, from_json
 from mnemos.memory.higher_order import HigherOrder
 from mnemos.memory.keeping import KVMemory
-from mnemos.memory.learner import GD, Chunk, Implicit, Learner, LeastSquares, Omega
+from mnemos.memory.learner import GD, Chunk, Implicit, Learner, LeastSquares, Omega, MiniBatch
 from mnemos.memory.learning import Memory
 from mnemos.memory.log_linear import LogLinear
-from mnemos.memory.objective import L2, Dot, Huber, Lp, Objective, RobustShift
+from mnemos.memory.objective import L2, Dot, Huber, Lp, Objective, RobustShift, AffineL2
 from mnemos.memory.protocol import AnyMemory, Control, Controls
 from mnemos.memory.read import Softmax
 from mnemos.memory.retain import Everything, Retain, Window
@@ -23,7 +23,7 @@ from mnemos.memory.retention import (
     Mirror,
     Retention,
 )
-from mnemos.memory.structure import MLP, Matrix, Structure
+from mnemos.memory.structure import MLP, Matrix, Structure, NormedMLP
 from mnemos.memory.write import Append
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "L2",
     "MLP",
     "AnyMemory",
+    "AffineL2",
     "Append",
     "Bregman",
     "Chunk",
@@ -59,6 +60,8 @@ __all__ = [
     "Memory",
     "Mirror",
     "Objective",
+    "MiniBatch",
+    "NormedMLP",
     "Omega",
     "Retain",
     "Retention",

@@ -9,6 +9,7 @@ from cases import (
     HIGHER,
     KEEPING,
     LEARNING,
+    LOG_LINEAR,
     ODD,
     SOME,
     Inputs,
@@ -70,7 +71,7 @@ def assert_equals_reference(inputs: Inputs, state: State, lengths: Tensor | None
 def length_for(memory: AnyMemory) -> int:
     """Prime, and long enough to cross chunks where algorithms have any for this memory."""
     long = isinstance(memory, mn.Memory) and memory.structure.linear_in_weights
-    return 37 if long or memory in HIGHER else 11
+    return 37 if long or memory in [*HIGHER, *LOG_LINEAR] else 11
 
 
 @each([*LEARNING, *ODD])

@@ -271,7 +271,7 @@ def test_the_balance_loss_evens_the_routing_out() -> None:
         ({"count": 2, "active": 3}, InvalidValue, "active"),
         ({"active": 0}, InvalidValue, "active"),
         ({"balance": -1.0}, InvalidValue, "balance"),
-        ({"layer": mn.zoo.transformer()}, InvalidValue, "key-value"),
+        ({"layer": mn.LayerSpec(mn.KVMemory())}, InvalidValue, "key-value"),
         ({"layer": mn.zoo.titans_lmm(persistent=2)}, InvalidValue, "persistent"),
         ({"layer": mn.Memory()}, InvalidType, "LayerSpec"),
     ],

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from mnemos.memory.higher_order import HigherOrder
 from mnemos.memory.keeping import KVMemory
-from mnemos.memory.learner import GD, Implicit, LeastSquares, Omega
+from mnemos.memory.learner import GD, Implicit, LeastSquares, MiniBatch, Omega
 from mnemos.memory.learning import Memory
 from mnemos.memory.log_linear import LogLinear
 from mnemos.memory.protocol import AnyMemory, Controls
 from mnemos.memory.reference.descending import descend
 from mnemos.memory.reference.keeping import keep
 from mnemos.memory.reference.log_linear import fenwick
+from mnemos.memory.reference.mini_batches import learn_in_batches
 from mnemos.memory.reference.proximal import approach
 from mnemos.memory.reference.solving import solve
 from mnemos.memory.reference.summing import add_up
@@ -34,6 +35,7 @@ LITERALLY: dict[type, Literally] = {
     GD: descend,
     Implicit: approach,
     LeastSquares: solve,
+    MiniBatch: learn_in_batches,
     Omega: follow_window,
     KVMemory: keep,
     LogLinear: fenwick,
