@@ -33,3 +33,23 @@ class DataError(InvalidValue):
 
 class RunError(InvalidValue):
     """A run's folder, checkpoint or configuration that cannot be used as asked."""
+
+
+class Diverged(MnemosError, ArithmeticError):
+    """Numbers that are no longer finite.
+
+    row, token, layer, heads: where they first appeared, as far as that is known; layers, heads, tokens and rows count
+    from 0.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        row: int | None = None,
+        token: int | None = None,
+        layer: int | None = None,
+        heads: tuple[int, ...] = (),
+    ):
+        super().__init__(message)
+        self.row, self.token, self.layer, self.heads = row, token, layer, heads

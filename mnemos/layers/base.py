@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mnemos.errors import InvalidType, InvalidValue
+from mnemos.lowering import checked_over_documents
 from mnemos.memory.checks import check_finite
 from mnemos.memory.declaration import Declaration
 from mnemos.state import Owner, State, expect_state, over_documents
@@ -23,6 +24,10 @@ class LayerDeclaration(Declaration):
     def build(self, width: int, heads: int) -> Layer:
         """The layer at this width, with fresh parameters."""
         raise NotImplementedError
+
+    def at(self, index: int, depth: int) -> LayerDeclaration:
+        """This declaration as block `index` of a model of `depth` blocks, for layers that depend on their place."""
+        return self
 
 
 class Layer(nn.Module):
@@ -68,15 +73,18 @@ class Layer(nn.Module):
         *,
         reset: Tensor | None = None,
         mask: Tensor | None = None,
+        checks: bool = False,
     ) -> tuple[Tensor, State]:
         """All tokens in parallel, going on from `state`; streaming the pieces of a sequence gives the same numbers.
 
         x: (batch, time, width), floating point. reset: (batch, time) bool, the memory starts afresh before these
-        tokens. mask: (batch, time) bool, False marks padding that neither writes nor reads. Returns y of x's shape
-        and the state after the last token.
+        tokens. mask: (batch, time) bool, False marks padding that neither writes nor reads. checks: whether to look
+        for NaN and infinity in the results, and for where they came from. Returns y of x's shape and the state after
+        the last token.
 
         Raises InvalidType or InvalidValue for a wrong dtype, shape or NaN, StateError for a state that is not this
-        layer's or has another batch.
+        layer's or has another batch; with `checks`, Diverged if the results are not finite, naming row, head and
+        token.
         """
         if not isinstance(x, Tensor) or not x.is_floating_point():
             raise InvalidType(f"x must be a floating point tensor; got {getattr(x, 'dtype', type(x).__name__)}.")
@@ -95,7 +103,8 @@ class Layer(nn.Module):
             expect_state(state, where).check(self.owner, x.shape[0], where, x.device)
         if x.shape[0] == 0 or x.shape[1] == 0:
             return torch.zeros_like(x), state
-        return over_documents(lambda inputs, s, lengths: self.rows(inputs[0], s, lengths), [x], state, reset, mask)
+        run = checked_over_documents if checks else over_documents
+        return run(lambda inputs, s, lengths: self.rows(inputs[0], s, lengths), [x], state, reset, mask)
 
 
 def check_width(width: int, heads: int) -> None:

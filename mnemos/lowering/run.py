@@ -9,7 +9,9 @@ from torch import Tensor
 
 from mnemos.errors import InvalidType
 from mnemos.execute import Request
+from mnemos.lowering.divergence import checked_over_documents
 from mnemos.lowering.lower import lower
+from mnemos.lowering.watch import present_watcher
 from mnemos.memory import AnyMemory, Controls, reference
 from mnemos.memory.checks import check_finite, check_inputs
 from mnemos.state import State, expect_state, over_documents
@@ -27,6 +29,7 @@ def run(
     plan: str | None = None,
     reset: Tensor | None = None,
     mask: Tensor | None = None,
+    checks: bool = False,
 ) -> tuple[Tensor, State]:
     """Run `memory` over a sequence: exactly its equation, no scale, no norm, no projection.
 
@@ -41,13 +44,14 @@ def run(
     loop in float64, or the name of an executor.
     reset: (batch, time) bool; the memory starts afresh before these tokens. mask: (batch, time) bool; tokens where
     it is False are padding, which neither writes nor reads (its outputs are zero).
+    checks: whether to look for NaN and infinity in the results, and for where they came from.
 
     Returns outputs (batch, time, heads, value_dim) and the state after the last token. An empty sequence gives an
     empty output and the same state. With gradients off, a run of a single token updates the given state in place.
 
     Raises InvalidValue or InvalidType for inputs of wrong shape, dtype or device, holding NaN or infinity, controls
     missing, unknown or out of range; StateError for a state of another memory or batch; PlanError for a plan that
-    cannot run this memory.
+    cannot run this memory; with `checks`, Diverged if the results are not finite, naming row, head and token.
     """
     if isinstance(memory, type) or not isinstance(memory, AnyMemory):
         raise InvalidType(f"run takes a memory, for example Memory() or zoo.retnet().memory; got {memory!r}.")
@@ -71,7 +75,8 @@ def run(
         of_rows = dict(zip(names, inputs[3:], strict=True))
         return run_rows(memory, inputs[0], inputs[1], inputs[2], of_rows, state, lengths, plan)
 
-    return over_documents(rows, [q, k, v, *controls.values()], state, reset, mask)
+    run_documents = checked_over_documents if checks else over_documents
+    return run_documents(rows, [q, k, v, *controls.values()], state, reset, mask)
 
 
 def run_rows(
@@ -89,6 +94,10 @@ def run_rows(
     if q.shape[0] == 0 or q.shape[1] == 0:
         return v.new_zeros(*q.shape[:3], v.shape[-1] // memory.pairs), state
     if plan == "reference":
-        return reference.run(memory, q, k, v, controls, state, lengths)
-    chosen = lower(memory, Request.of(q, k, v, torch.is_grad_enabled()), plan)
-    return chosen.executor.run(memory, q, k, v, controls, state, lengths)
+        out, after = reference.run(memory, q, k, v, controls, state, lengths)
+    else:
+        chosen = lower(memory, Request.of(q, k, v, torch.is_grad_enabled()), plan)
+        out, after = chosen.executor.run(memory, q, k, v, controls, state, lengths)
+    if not torch.compiler.is_compiling() and (watcher := present_watcher()) is not None:
+        watcher(memory, q, k, v, controls, lengths, out, after)
+    return out, after

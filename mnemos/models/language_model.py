@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mnemos.errors import InvalidType, InvalidValue
+from mnemos.errors import Diverged, InvalidType, InvalidValue
 from mnemos.layers.base import Layer, LayerDeclaration
 from mnemos.layers.norm import RMSNorm
+from mnemos.lowering import Failures, checked_over_documents
 from mnemos.lowering.plan import readable
 from mnemos.memory.declaration import expect, expect_kind
 from mnemos.models.spec import ModelSpec
@@ -99,15 +100,18 @@ class LanguageModel(nn.Module):
         *,
         reset: Tensor | None = None,
         mask: Tensor | None = None,
+        checks: bool = False,
     ) -> tuple[Tensor, State]:
         """Logits for the token after each one, and the state after the last.
 
         tokens: (batch, time) int64 in [0, vocabulary). reset: (batch, time) bool, every memory starts afresh before
         these tokens (documents packed into one row). mask: (batch, time) bool, False marks padding; its logits are
-        zero. Returns logits (batch, time, vocabulary).
+        zero. checks: whether to look for NaN and infinity in the results, and for where they came from. Returns logits
+        (batch, time, vocabulary).
 
         Raises InvalidType or InvalidValue for tokens of wrong dtype, shape or range, StateError for a state of
-        another model or batch.
+        another model or batch; with `checks`, Diverged if the results are not finite, naming row, layer, head and
+        token, or the weights that are not finite themselves.
         """
         self._check_tokens(tokens)
         check_flags("reset", reset, *tokens.shape)
@@ -118,15 +122,37 @@ class LanguageModel(nn.Module):
             expect_state(state, "LanguageModel").check(self.owner, tokens.shape[0], "LanguageModel", tokens.device)
         if not tokens.numel():
             return self.embedding.weight.new_zeros(*tokens.shape, self.spec.vocabulary), state
+        if checks:
+            return self._checked(tokens, state, reset, mask)
         return over_documents(
             lambda inputs, s, lengths: self._rows(inputs[0], s, lengths), [tokens], state, reset, mask
         )
 
-    def _rows(self, tokens: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
+    def _checked(self, tokens: Tensor, state: State, reset: Tensor | None, mask: Tensor | None) -> tuple[Tensor, State]:
+        """Raises Diverged unless the results are finite."""
+        unfit = [name for name, weight in self.named_parameters() if not bool(torch.isfinite(weight).all())]
+        if unfit:
+            more = f" and {len(unfit) - 1} more" if len(unfit) > 1 else ""
+            raise Diverged(f"weights of the model are not finite themselves: {unfit[0]}{more}.")
+        failures = Failures()
+
+        def rows(inputs: list[Tensor], s: State, lengths: Tensor | None) -> tuple[Tensor, State]:
+            return self._rows(inputs[0], s, lengths, failures)
+
+        return checked_over_documents(rows, [tokens], state, reset, mask, failures)
+
+    def _rows(
+        self, tokens: Tensor, state: State, lengths: Tensor | None, failures: Failures | None = None
+    ) -> tuple[Tensor, State]:
+        """failures: is told which layer is under way, and of one whose output is not finite."""
         x = self.embedding(tokens)
         after: dict[str, Tensor | State] = {}
         for i, block in enumerate(self.blocks):
+            if failures is not None:
+                failures.layer = i
             x, after[str(i)] = block(x, state.child(str(i)), lengths)
+            if failures is not None:
+                failures.output(x)
         weight = self.embedding.weight if self.head is None else self.head.weight
         return F.linear(self.norm(x), weight), state.successor(**after)
 
