@@ -20,7 +20,10 @@ def command(run: TrainConfig, *, quiet: bool = False) -> None:
       2
 
       mnemos train --system mymodel.py --data texts/ --out runs/mine --steps 5000 --documents separate
-      --carry-state
+      --initial-state carried
+
+    A model trained on windows that all begin with an empty memory may fail where it reads on beyond their length;
+    --initial-state passed --fresh-rows 0.5 is for that.
 
     Args:
         run: What to train, on what, for how long.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mnemos.errors import InvalidValue, RunError
+from mnemos.train.beginnings import InitialState
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,12 @@ class TrainConfig:
     """The word bytes, or a tokenizer.json file of the tokenizers library."""
     documents: Literal["joined", "separate"] = "joined"
     """Whether the memory reads on from one document into the next, or starts afresh with each."""
-    carry_state: bool = False
-    """Read the text in order and pass the state from step to step (truncated back-propagation through time).
-    """
+    initial_state: InitialState = "fresh"
+    """With what memory a window begins: fresh, an empty one; passed, the one that an unrelated window of the last step
+    ended with; noisy, an empty one plus noise of the size of what such windows ended with; carried, the one that the
+    text before it left, the text being read in order (truncated back-propagation through time)."""
+    fresh_rows: float = 0.0
+    """Share of the windows that begin with an empty memory nevertheless."""
     optimiser: Optimiser = field(default_factory=Optimiser)
     """The optimiser."""
     seed: int = 0
@@ -118,6 +122,12 @@ class TrainConfig:
                 _at_least(name, getattr(self, name), 1)
         for name in ("length", "batch", "evaluate_every", "evaluate_tokens", "checkpoint_every", "keep"):
             _at_least(name, getattr(self, name), 1)
+        if not 0 <= self.fresh_rows < 1:
+            raise InvalidValue(f"fresh_rows is a share of the windows, in [0, 1); got {self.fresh_rows}.")
+        if self.fresh_rows and self.initial_state == "fresh":
+            raise InvalidValue(
+                'with initial_state "fresh" all windows begin with an empty memory: leave out fresh_rows.'
+            )
         if not 0 <= self.seed < 2**63:
             raise InvalidValue(f"seed must lie in [0, 2**63); got {self.seed}.")
 

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import mnemos as mn
-from mnemos.errors import InvalidValue, RunError
+from mnemos.errors import Diverged, InvalidValue, RunError
 from mnemos.layers import balanced
 from mnemos.train.bar import Bar
+from mnemos.train.beginnings import beginning
 from mnemos.train.checkpoint import Position, clean_up, newest_checkpoint, write_checkpoint
 from mnemos.train.config import Optimiser, TrainConfig
 from mnemos.train.corpus import open_corpus
@@ -88,12 +89,17 @@ class Trainer:
         if self.corpus.skipped:
             say(f"{self.corpus.skipped} binary or non-UTF-8 files in {config.data} were skipped")
         separate = config.documents == "separate"
-        sampler = Streams if config.carry_state else Windows
+        sampler = Streams if config.initial_state == "carried" else Windows
         self.sample = sampler(self.corpus, config.length, config.batch, config.seed, separate)
         windows = held_out_windows(self.corpus, config.length, config.evaluate_tokens, separate)
         self.evaluation = list(in_batches(windows, config.batch))
         torch.manual_seed(config.seed)
         self.model = mn.LanguageModel(spec).to(self.device)
+        if config.initial_state == "passed" and self.model.state_bytes(1) > self.model.state_bytes(0):
+            raise InvalidValue(
+                f"{config.system} keeps every token, so a state passed on from step to step would grow without end. "
+                "Use --initial-state fresh, or a memory of fixed size."
+            )
         self.optimizer = make_optimizer(self.model, config.optimiser)
         self.state: mn.State | None = None
         self.step, self.tokens, self.seconds = 0, 0, 0.0
@@ -174,17 +180,19 @@ class Trainer:
         torch.manual_seed(step_seed(config.seed, self.step))
         batch = self.sample(self.step)
         self.model.train()
-        state = self.state if config.carry_state and not batch.fresh else None
+        last = self.state if config.initial_state != "carried" or not batch.fresh else None
+        with self._autocast():
+            state = beginning(config.initial_state, last, self.model.init_state(config.batch), config.fresh_rows)
         with balanced(self.model) as balance:
             loss, after = self.loss(batch, state)
         value = loss.item()
-        self._refuse_unless_finite("loss", value)
+        self._refuse_unless_finite("loss", value, lambda: self._origin(batch, state))
         self.optimizer.zero_grad(set_to_none=True)
         (loss + balance()).backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.optimiser.clip).item()
-        self._refuse_unless_finite("norm of the gradient", norm)
+        self._refuse_unless_finite("norm of the gradient", norm, lambda: self._first_gradient(batch, state.detach()))
         self.optimizer.step()
-        self.state = _settled(after) if config.carry_state else None
+        self.state = _settled(after) if config.initial_state != "fresh" else None
         self.step += 1
         self.tokens += batch.tokens.numel()
         return {
@@ -199,11 +207,14 @@ class Trainer:
 
     def loss(self, batch: Batch, state: mn.State | None) -> tuple[Tensor, mn.State]:
         """The mean loss of a batch, in nats per token, and the state after it."""
-        reset = None if batch.reset is None else batch.reset.to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16"):
-            logits, after = self.model(batch.tokens.to(self.device), state, reset=reset)
+        logits, after = self._read(batch, state)
         targets = batch.targets.to(self.device)
         return functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten()), after
+
+    def _read(self, batch: Batch, state: mn.State | None, checks: bool = False) -> tuple[Tensor, mn.State]:
+        reset = None if batch.reset is None else batch.reset.to(self.device)
+        with self._autocast():
+            return self.model(batch.tokens.to(self.device), state, reset=reset, checks=checks)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, Any]:
@@ -237,17 +248,41 @@ class Trainer:
         last = evaluations[-1] if evaluations else {"loss": None, "bits_per_byte": None}
         return Run(self.config.out, self.step, self.finished(), last["loss"], last["bits_per_byte"])
 
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
+
     def _text(self) -> tuple[str, str]:
         return self.corpus.fingerprint, self.tokenizer.fingerprint
 
-    def _refuse_unless_finite(self, what: str, value: float) -> None:
+    def _origin(self, batch: Batch, state: mn.State) -> str:
+        """Where in this batch the numbers stopped being finite, and why."""
+        try:
+            with torch.no_grad():
+                self._read(batch, state, checks=True)
+        except Diverged as error:
+            return f"Where it began: {error}"
+        return "The model's outputs are finite: the loss itself overflowed."
+
+    def _first_gradient(self, batch: Batch, state: mn.State) -> str:
+        """Which weights' gradients are not finite, though the loss is."""
+        torch.manual_seed(step_seed(self.config.seed, self.step))
+        self.optimizer.zero_grad(set_to_none=True)  # clipping has spoilt them all
+        self.loss(batch, state)[0].backward()
+        grads = [(name, p.grad) for name, p in self.model.named_parameters() if p.grad is not None]
+        unfit = [name for name, grad in grads if not bool(torch.isfinite(grad).all())]
+        if not unfit:
+            return "Each weight's gradient is finite, their joint norm is not."
+        more = f" and {len(unfit) - 1} more" if len(unfit) > 1 else ""
+        return f"The outputs are finite; the gradient is not in {unfit[0]}{more}."
+
+    def _refuse_unless_finite(self, what: str, value: float, cause: Callable[[], str]) -> None:
         if not math.isfinite(value):
             checkpoint = newest_checkpoint(self.config.out, note=self.say)
             kept = f"{checkpoint.folder} is kept" if checkpoint else "there was no checkpoint yet"
             raise RunError(
-                f"the {what} became {value} in step {self.step + 1}, so the run was stopped; {kept}. Train "
-                f"into a new folder with a lower --rate (it was {self.config.optimiser.rate}), a longer "
-                "--warmup or a smaller --clip."
+                f"the {what} became {value} in step {self.step + 1}, so the run was stopped; {kept}. "
+                f"{cause()} Train into a new folder with a lower --rate (it was {self.config.optimiser.rate}), a "
+                "longer --warmup or a smaller --clip."
             )
 
 

@@ -21,7 +21,7 @@ FILES = ["model.json", "model.safetensors", "optimizer.pt", "state.safetensors",
 @pytest.fixture
 def run(tiny: Callable[..., TrainConfig]) -> Path:
     """A finished run with three checkpoints, of steps 4, 8 and 12, that carries its state."""
-    return train(tiny(carry_state=True, keep=3), progress=False).folder
+    return train(tiny(initial_state="carried", keep=3), progress=False).folder
 
 
 def step_folder(run: Path, step: int) -> Path:

@@ -12,7 +12,7 @@ from mnemos.train import Optimiser, TrainConfig
 
 
 def test_a_configuration_survives_its_json(tiny: Callable[..., TrainConfig]) -> None:
-    config = tiny(minutes=1.5, steps=None, carry_state=True, optimiser=Optimiser(betas=(0.5, 0.6)))
+    config = tiny(minutes=1.5, steps=None, initial_state="carried", optimiser=Optimiser(betas=(0.5, 0.6)))
     assert TrainConfig.from_json(config.to_json()) == config
     assert config.differences(TrainConfig.from_json(config.to_json())) == []
 
