@@ -13,13 +13,17 @@ from mnemos.layers.controls import (
     Learned,
     LevelWeights,
     LowRankDecay,
+    Phase,
     Sigmoid,
     Softplus,
 )
 from mnemos.layers.coupled import Coupled, CoupledLayer
 from mnemos.layers.coupled_decays import CoupledDecay, LowerBounded, PrefixSoftmax
+from mnemos.layers.fast_forgetful import FastForgetful, FastForgetfulLayer
 from mnemos.layers.features import Elu, FeatureMap, Polynomial, Taylor, Unit
+from mnemos.layers.gate_loop import GateLoop, GateLoopLayer
 from mnemos.layers.gated_convolution import GatedConvolution, GatedConvolutionLayer
+from mnemos.layers.gated_recurrence import GatedRecurrence, GatedRecurrenceLayer
 from mnemos.layers.longhorn import Longhorn, LonghornLayer
 from mnemos.layers.memory_layer import LayerSpec, MemoryLayer
 from mnemos.layers.mixture import Mixture, MixtureLayer, balanced
@@ -40,11 +44,17 @@ __all__ = [
     "CoupledLayer",
     "Direction",
     "Elu",
+    "FastForgetful",
+    "FastForgetfulLayer",
     "FeatureMap",
     "GateLayer",
+    "GateLoop",
+    "GateLoopLayer",
     "GatedConvolution",
     "GatedConvolutionLayer",
     "GatedDecay",
+    "GatedRecurrence",
+    "GatedRecurrenceLayer",
     "HeadDecay",
     "Layer",
     "LayerDeclaration",
@@ -58,6 +68,7 @@ __all__ = [
     "MemoryLayer",
     "Mixture",
     "MixtureLayer",
+    "Phase",
     "Polynomial",
     "PrefixSoftmax",
     "RecurrentChunks",
