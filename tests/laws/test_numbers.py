@@ -9,7 +9,6 @@ from cases import (
     VOCABULARY,
     Inputs,
     assert_close,
-    controls_for,
     each_model,
     executors_for,
     make_model,
@@ -92,7 +91,7 @@ def test_chunk_forms_in_single_precision(memory: mn.Memory, decay: str) -> None:
     time = 2000
     inputs = Inputs(memory, time, batch=1, heads=1, key_dim=8)
     inputs.k = inputs.k[:, :1].expand(-1, time, -1, -1).clone()
-    shape = controls_for(memory, 1, time, 1, 8).get("decay", torch.empty(1, time, 1)).shape
+    shape = inputs.controls.get("decay", torch.empty(1, time, 1)).shape
     controls = inputs.controls
     if "rate" in controls and memory.objective == mn.L2():
         controls["rate"] = torch.ones_like(controls["rate"])
