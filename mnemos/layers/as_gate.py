@@ -31,6 +31,9 @@ class AsGate(LayerDeclaration):
     def build(self, width: int, heads: int) -> GateLayer:
         return GateLayer(self, width, heads)
 
+    def at(self, index: int, depth: int) -> AsGate:
+        return self.replace(layer=self.layer.at(index, depth), gate=self.gate.at(index, depth))
+
 
 class GateLayer(Layer):
     """The layer that `AsGate` describes."""

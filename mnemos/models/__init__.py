@@ -1,7 +1,8 @@
 """Layers stacked into models."""
 
 from mnemos.models.generation import generate, stream
+from mnemos.models.hybrid import hybrid
 from mnemos.models.language_model import LanguageModel
 from mnemos.models.spec import ModelSpec
 
-__all__ = ["LanguageModel", "ModelSpec", "generate", "stream"]
+__all__ = ["LanguageModel", "ModelSpec", "generate", "hybrid", "stream"]

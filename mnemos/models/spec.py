@@ -17,7 +17,8 @@ class ModelSpec(Declaration):
     pattern: the layers, repeated until there are `depth` blocks; layer specs or bare memories. width: channels.
     heads: per layer; None for one every 64 channels. vocabulary: number of token ids; 257 is bytes and an end of
     document. ffn: hidden width of the SwiGLU feed-forward over `width`; 0 for none. tied: the output layer shares
-    the embedding's weights.
+    the embedding's weights. scaled_embedding: embeddings are multiplied by sqrt(width). logit_cap: logits l become
+    cap tanh(l / cap); None leaves them.
     """
 
     pattern: tuple[LayerDeclaration, ...]
@@ -27,6 +28,8 @@ class ModelSpec(Declaration):
     vocabulary: int = 257
     ffn: float = 8 / 3
     tied: bool = True
+    scaled_embedding: bool = False
+    logit_cap: float | None = None
 
     def __post_init__(self) -> None:
         pattern = self.pattern if isinstance(self.pattern, list | tuple) else (self.pattern,)
@@ -49,6 +52,10 @@ class ModelSpec(Declaration):
             isinstance(heads, int) and heads >= 1 and self.width % heads == 0,
             f"ModelSpec(width=) must be a multiple of heads; got width={self.width}, heads={heads}.",
         )
+        expect(
+            self.logit_cap is None or self.logit_cap > 0,
+            f"ModelSpec(logit_cap=) must be positive, or None for no cap; got {self.logit_cap}.",
+        )
         expect(self.ffn >= 0, f"ModelSpec(ffn=) is a factor of at least 0; got {self.ffn}.")
 
     @property
@@ -59,4 +66,4 @@ class ModelSpec(Declaration):
     @property
     def layers(self) -> tuple[LayerDeclaration, ...]:
         """One layer a block."""
-        return tuple(self.pattern[i % len(self.pattern)] for i in range(self.depth))
+        return tuple(self.pattern[i % len(self.pattern)].at(i, self.depth) for i in range(self.depth))

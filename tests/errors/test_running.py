@@ -430,18 +430,6 @@ LAYERS: dict[str, tuple[Callable[[], Any], type[MnemosError], str]] = {
         InvalidValue,
         "rotary positions need an even width per head; got 3.",
     ),
-    "a decay per head where one per channel is wanted": (
-        lambda: mn.MemoryLayer(
-            mn.LayerSpec(
-                mn.Memory(retention=mn.Decay(per="channel")),
-                controls=(("decay", mn.zoo.gated_deltanet().controls[0][1]),),
-            ),
-            width=8,
-            heads=2,
-        ),
-        InvalidValue,
-        "GatedDecay gives one decay a head; per channel use LowRankDecay or Sigmoid.",
-    ),
 }
 
 

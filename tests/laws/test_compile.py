@@ -27,6 +27,13 @@ LONG = [
     "titans_mal",
     "nobodys",
     "mom",
+    "mamba2",
+    "hgrn2",
+    "lightnet",
+    "kda",
+    "based",
+    "aaren",
+    "rat",
 ]
 SLOW = [pytest.param(name, marks=pytest.mark.long) for name in LONG]
 

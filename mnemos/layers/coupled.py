@@ -1,0 +1,115 @@
+"""Recurrences with coupled gates: what a decay leaves is what is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mnemos.layers.base import Layer, LayerDeclaration, check_width
+from mnemos.layers.coupled_decays import CoupledDecay
+from mnemos.layers.memory_layer import linear
+from mnemos.layers.norm import RMSNorm
+from mnemos.lowering import Plan, Request, lower, run_rows
+from mnemos.memory import GD, Decay, Dot, Matrix, Memory
+from mnemos.memory.declaration import expect, expect_kind
+from mnemos.state import Owner, State
+
+MEMORY = Memory(Matrix(), Dot(), Decay(per="channel"), GD(rate=1.0))
+
+
+@dataclass(frozen=True)
+class Coupled(LayerDeclaration):
+    """A layer around the recurrence whose key is what the decay leaves,
+
+        M_t = M_t-1 Diag(a_t) + v_t (1 - a_t)^T,   o_t = M_t silu(W_q x_t),   y = W_o (norm(o) [* gate(x)])
+
+    so that every key channel holds a weighted mean of the values. v = W_v x; the norm is over all heads together.
+
+    decay: how a_t in [0, 1]^key_dim is made. gate_rank: multiply the normed output by silu(W_2 W_1 x), W_1 of so many
+    rows; None for no gate. key_expand: all heads' keys together have width times this many channels.
+    """
+
+    decay: CoupledDecay
+    gate_rank: int | None = None
+    key_expand: float = 1.0
+
+    def __post_init__(self) -> None:
+        expect_kind(self.decay, CoupledDecay, "decay", "LowerBounded() or PrefixSoftmax()")
+        expect(
+            self.gate_rank is None or self.gate_rank >= 1,
+            f"Coupled(gate_rank=) must be at least 1; got {self.gate_rank}.",
+        )
+
+    @property
+    def kept(self) -> str:
+        return MEMORY.kept
+
+    def build(self, width: int, heads: int) -> CoupledLayer:
+        return CoupledLayer(self, width, heads)
+
+    def at(self, index: int, depth: int) -> Coupled:
+        return self.replace(decay=self.decay.at(index, depth))
+
+
+class CoupledLayer(Layer):
+    """The layer that `Coupled` describes. Its state: the memory's, and the decay's past where it has one."""
+
+    def __init__(self, spec: Coupled, width: int, heads: int):
+        super().__init__()
+        check_width(width, heads)
+        self.spec, self.width, self.heads = spec, width, heads
+        spec.to_json()  # compiled code can only read it
+        keys = round(width * spec.key_expand)
+        expect(
+            keys >= heads and keys % heads == 0,
+            f"width * key_expand = {keys} channels cannot be shared between {heads} heads; choose another width.",
+        )
+        self.sizes = [keys, width]
+        self.key_dim, self.value_dim = keys // heads, width // heads
+        self.project = nn.Linear(width, sum(self.sizes), bias=False)
+        self.decay = spec.decay.build(width, heads, self.key_dim)
+        self.norm = RMSNorm(width)
+        self.gate = None if spec.gate_rank is None else linear(width, width, spec.gate_rank)
+        self.out = nn.Linear(width, width, bias=False)
+
+    @property
+    def owner(self) -> Owner:
+        return (("layer", self.spec.to_json()), ("width", self.width), ("heads", self.heads))
+
+    def fresh_state(self) -> State:
+        weight = self.out.weight
+        dtype = MEMORY.state_dtype(weight.dtype)
+        memory = MEMORY.init(1, self.heads, self.key_dim, self.value_dim, None, dtype, weight.device)
+        past = self.decay.fresh()
+        fresh = {} if past is None else {"decay": past}
+        return State(self.owner, {"memory": memory, **fresh}, fresh)
+
+    def rows(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
+        entries: dict[str, Tensor | State] = {}
+        q, v = self.project(x).split(self.sizes, -1)
+        q, v = (y.unflatten(-1, (self.heads, -1)) for y in (F.silu(q), v))
+        decay, key, past = self.decay(x, state["decay"] if "decay" in state.fresh else None, lengths)
+        with torch.autocast(x.device.type, enabled=False):  # the memory keeps its own precision
+            o, entries["memory"] = run_rows(MEMORY, q, key, v, {"decay": decay}, state.child("memory"), lengths)
+        if past is not None:
+            entries["decay"] = past
+        o = self.norm(o.flatten(-2).to(v.dtype))
+        if self.gate is not None:
+            o = o * F.silu(self.gate(x))
+        return self.out(o), state.successor(**entries)
+
+    def plan(self, length: int, batch: int = 1, training: bool = False) -> Plan:
+        """How the memory runs on `length` tokens."""
+        weight = self.out.weight
+        sizes = (self.heads, self.key_dim, self.value_dim)
+        return lower(MEMORY, Request(batch, length, *sizes, weight.dtype, weight.device.type, training))
+
+    def explain(self, length: int = 4096, batch: int = 1, training: bool = False) -> str:
+        return self.plan(length, batch, training).explain()
+
+    def flops(self, length: int) -> float:
+        matrices = sum(p.numel() for p in self.parameters() if p.ndim == 2)
+        return self.plan(length).flops + 2.0 * matrices * length
