@@ -17,6 +17,7 @@ from mnemos.execute.nonlinear import NonlinearTriangular
 from mnemos.execute.outer import OuterDecay
 from mnemos.execute.request import Request, state_bytes
 from mnemos.execute.scan import DiagonalScan
+from mnemos.execute.step import MatrixStep
 
 __all__ = [
     "AnchoredDual",
@@ -29,6 +30,7 @@ __all__ = [
     "Fenwick",
     "FullAttention",
     "Loop",
+    "MatrixStep",
     "MiniBatchDual",
     "NestedSums",
     "NonlinearTriangular",

@@ -83,10 +83,10 @@ class AnchoredDual:
             else:
                 opens = (phase == 0)[:, None, None, None]
                 point = {name: torch.where(opens, weights[name], anchor[name]) for name in names}
-            trace = memory.structure.trace(point, key)
+            trace = memory.structure.trace({name: memory.retention.link(w) for name, w in point.items()}, key)
             of_objective = {name: cut_up[name][:, :, n] for name in judged}
             slopes = trace.pullback(memory.objective.slope(trace.prediction, value, of_objective))
-            outputs.append(_read(memory, here, weights, momentum, trace.inputs, slopes, query))
+            outputs.append(self.read(memory, here, weights, momentum, trace.inputs, slopes, query))
             if everyone[n]:
                 anchor = point
             else:
@@ -105,26 +105,26 @@ class AnchoredDual:
         entries["phase"] = (phase + (length if lengths is None else lengths)) % size
         return out.to(v.dtype), state.successor(**entries)
 
+    def read(
+        self,
+        memory: Memory,
+        c: Coefficients,
+        weights: dict[str, Tensor],
+        momentum: dict[str, Tensor],
+        inputs: dict[str, Tensor],
+        slopes: dict[str, Tensor],
+        query: Tensor,
+    ) -> Tensor:
+        """M(q_t) at every token's own weights, without forming them."""
+        rows = slice(1, None) if memory.read_timing == "after" else slice(None, -1)
 
-def _read(
-    memory: Memory,
-    c: Coefficients,
-    weights: dict[str, Tensor],
-    momentum: dict[str, Tensor],
-    inputs: dict[str, Tensor],
-    slopes: dict[str, Tensor],
-    query: Tensor,
-) -> Tensor:
-    """M(q_t) at every token's own weights, without forming them."""
-    rows = slice(1, None) if memory.read_timing == "after" else slice(None, -1)
+        def linear(name: str, x: Tensor) -> Tensor:
+            out = scale_tokens(x, c.carry[..., rows]) @ weights[name].mT
+            if c.carry_momentum is not None:
+                out = out + scale_tokens(x, c.carry_momentum[..., rows]) @ momentum[name].mT
+            return out - scores(x, inputs[name], c.write[..., rows, :]) @ slopes[name]
 
-    def linear(name: str, x: Tensor) -> Tensor:
-        out = scale_tokens(x, c.carry[..., rows]) @ weights[name].mT
-        if c.carry_momentum is not None:
-            out = out + scale_tokens(x, c.carry_momentum[..., rows]) @ momentum[name].mT
-        return out - scores(x, inputs[name], c.write[..., rows, :]) @ slopes[name]
-
-    return memory.structure.forward(linear, query)
+        return memory.structure.forward(linear, query)
 
 
 def _after(

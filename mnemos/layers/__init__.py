@@ -26,12 +26,16 @@ from mnemos.layers.gated_convolution import GatedConvolution, GatedConvolutionLa
 from mnemos.layers.gated_recurrence import GatedRecurrence, GatedRecurrenceLayer
 from mnemos.layers.longhorn import Longhorn, LonghornLayer
 from mnemos.layers.memory_layer import LayerSpec, MemoryLayer
+from mnemos.layers.mimetic import Mimetic
 from mnemos.layers.mixture import Mixture, MixtureLayer, balanced
+from mnemos.layers.polarised import Polarised
 from mnemos.layers.recurrent_chunks import RecurrentChunks, RecurrentChunksLayer
 from mnemos.layers.state_space import StateSpace, StateSpaceLayer
 from mnemos.layers.time_mixing import TimeMixing, TimeMixingLayer
+from mnemos.layers.ttt import TTT, TTTLayer
 
 __all__ = [
+    "TTT",
     "AsContext",
     "AsGate",
     "Constant",
@@ -66,9 +70,11 @@ __all__ = [
     "LowRankDecay",
     "LowerBounded",
     "MemoryLayer",
+    "Mimetic",
     "Mixture",
     "MixtureLayer",
     "Phase",
+    "Polarised",
     "Polynomial",
     "PrefixSoftmax",
     "RecurrentChunks",
@@ -77,6 +83,7 @@ __all__ = [
     "Softplus",
     "StateSpace",
     "StateSpaceLayer",
+    "TTTLayer",
     "Taylor",
     "TimeMixing",
     "TimeMixingLayer",

@@ -57,6 +57,11 @@ class _Sigmoid(nn.Module):
         value = self.high * torch.sigmoid(_wide(self.linear(x)))
         return value if self.channels is None else value.unflatten(-1, (-1, self.channels))
 
+    def start_at_(self, value: float) -> None:
+        """Start at `value` for every token."""
+        nn.init.zeros_(self.linear.weight)
+        nn.init.constant_(self.linear.bias, math.log(value / (self.high - value)))
+
 
 @dataclass(frozen=True)
 class Softplus(ControlRule):
@@ -190,6 +195,12 @@ class _GatedDecay(nn.Module):
             step, speed = step.unflatten(-1, (-1, self.channels)), speed[:, None]
         return torch.exp(-speed * step)
 
+    def start_at_(self, value: float) -> None:
+        """Start at `value` for every token, with a time step of 1."""
+        nn.init.zeros_(self.linear.weight)
+        nn.init.constant_(self.bias, math.log(math.e - 1))
+        nn.init.constant_(self.log_speed, math.log(-math.log(value)))
+
 
 @dataclass(frozen=True)
 class LowRankDecay(ControlRule):
@@ -217,6 +228,12 @@ class _LowRankDecay(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         value = torch.exp(F.logsigmoid(_wide(self.up(self.down(x)))) / self.temperature)
         return value if self.channels is None else value.unflatten(-1, (-1, self.channels))
+
+    def start_at_(self, value: float) -> None:
+        """Start at `value` for every token."""
+        share = value**self.temperature
+        nn.init.zeros_(self.up.weight)
+        nn.init.constant_(self.up.bias, math.log(share / (1 - share)))
 
 
 @dataclass(frozen=True)
@@ -278,6 +295,36 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+@dataclass(frozen=True)
+class Phase(ControlRule):
+    """W x + b, any number, as an angle: b starts uniform in [0, high] (GateLoop, arXiv 2311.01927)."""
+
+    high: float = math.pi / 10
+
+    def __post_init__(self) -> None:
+        expect(self.high >= 0, f"Phase(high=) is an angle of at least 0; got {self.high}.")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return -math.inf, math.inf
+
+    def build(self, width: int, heads: int, channels: int | None) -> nn.Module:
+        return _Phase(self, width, heads, channels)
+
+
+class _Phase(nn.Module):
+    def __init__(self, rule: Phase, width: int, heads: int, channels: int | None):
+        super().__init__()
+        self.channels = channels
+        self.linear = nn.Linear(width, heads * (channels or 1))
+        nn.init.normal_(self.linear.weight, std=0.02)
+        nn.init.uniform_(self.linear.bias, 0, rule.high)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = _wide(self.linear(x))
+        return value if self.channels is None else value.unflatten(-1, (-1, self.channels))
+
+
 def default_rule(control: Control, chunk: int) -> ControlRule:
     """What a layer uses for a control that its spec does not mention.
 
@@ -291,6 +338,8 @@ def default_rule(control: Control, chunk: int) -> ControlRule:
         return Direction(0.5)
     if control.name == "level":
         return LevelWeights()
-    if control.name == "decay":
-        return LowRankDecay() if control.per == "channel" else Sigmoid(bias=4.0)
+    if control.name == "angle":
+        return Phase()
+    if control.name in ("decay", "value_decay"):
+        return Sigmoid(bias=4.0) if control.per == "head" else LowRankDecay()
     return Sigmoid(high=1 / chunk) if control.name == "rate" else Sigmoid()

@@ -14,6 +14,7 @@ from mnemos.execute import (
     Fenwick,
     FullAttention,
     Loop,
+    MatrixStep,
     MiniBatchDual,
     NestedSums,
     NonlinearTriangular,
@@ -30,7 +31,11 @@ from mnemos.lowering.rotated_frame import RotatedFrame
 from mnemos.lowering.several_steps import SeveralSteps
 from mnemos.memory import AnyMemory
 
+STEPS: tuple[Executor, ...] = (MatrixStep(), Loop())
+"""For a single token."""
+
 EXECUTORS: tuple[Executor, ...] = (
+    STEPS[0],
     CumulativeDecay(),
     DiagonalScan(),
     OuterDecay(),
@@ -46,7 +51,7 @@ EXECUTORS: tuple[Executor, ...] = (
     FullAttention(),
     WindowedAttention(),
     Fenwick(),
-    Loop(),
+    STEPS[-1],
 )
 """From the most special to the most general; the first that does not decline is taken. A new algorithm is a line."""
 
@@ -73,8 +78,15 @@ def lower(memory: AnyMemory, request: Request, plan: str | None = None) -> Plan:
     if plan is not None:
         return _insisted(memory, request, plan)
     if request.length == 1:
+        reasons = {e.name: e.declines(memory, request) for e in STEPS}
+        chosen = next(e for e in STEPS if reasons[e.name] is None)
         reason = "a single token is fastest by one plain step"
-        return Plan(memory, request, EXECUTORS[-1], tuple((e.name, reason) for e in EXECUTORS[:-1]))
+        return Plan(
+            memory,
+            request,
+            chosen,
+            tuple((e.name, reasons.get(e.name) or reason) for e in EXECUTORS if e is not chosen),
+        )
     executors = candidates(memory)
     reasons = {executor.name: executor.declines(memory, request) for executor in executors}
     chosen = next(executor for executor in executors if reasons[executor.name] is None)

@@ -32,6 +32,7 @@ from mnemos.memory import (
     NormedMLP,
     Objective,
     Omega,
+    OrthogonalSlots,
     Retain,
     Retention,
     Structure,
@@ -61,6 +62,7 @@ VARIANTS: dict[type, list[Any]] = {
     FDivergence: [FDivergence("chi2"), FDivergence("reverse_kl", total=None), FDivergence("hellinger")],
     KL: [KL(), KL(total=None, decay=False)],
     Lq: [Lq(3.0, exact=True), Lq(4.0, epsilon=0.5, decay=False)],
+    OrthogonalSlots: [OrthogonalSlots(), OrthogonalSlots(unit=False)],
     mn.Decay: [mn.Decay(per=per) for per in ("head", "channel", "value", "outer")]
     + [mn.Decay(per=per, rotate="key") for per in ("head", "pair", "value")]
     + [mn.Decay(per=per, rotate="value") for per in ("head", "pair", "channel")],
@@ -401,6 +403,8 @@ def variant_models() -> dict[str, mn.ModelSpec]:
         **{f"titans_lmm-depth{d}": zoo.titans_lmm(depth=d, chunk=4, expansion=2) for d in (1, 3, 4)},
         "titans_lmm-exact": zoo.titans_lmm(depth=1, chunk=None),
         "titans_lmm-token-by-token": zoo.titans_lmm(depth=2, chunk=None, expansion=1),
+        "moneta-exact": zoo.moneta(exact=True, chunk=4, expansion=2),
+        "yaad-linear": zoo.yaad(depth=1, chunk=None),
         "titans_lmm-persistent": zoo.titans_lmm(chunk=4, persistent=3),
         "titans_mag-matrix": zoo.titans_mag(window=8, depth=1, chunk=None),
         "titans_mac-no-persistent": zoo.titans_mac(segment=4, persistent=0),

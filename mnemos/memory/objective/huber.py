@@ -25,12 +25,14 @@ class Huber(Objective):
 
     and the loss is r^2/2 inside and delta (size - delta/2) outside, size being |r_i|, |r| or sum_i |r_i|.
 
+    smooth: in the mixture |r_i| is read as sqrt(r_i^2 + smooth) and sign(r_i) as r_i over that, the paper's smoothing.
     delta > 0, or None for a control per token and head, in [0, inf). Towards infinity all three are L2; 0 writes
     nothing.
     """
 
     delta: float | None = 1.0
     form: Literal["coordinate", "norm", "mixture"] = "coordinate"
+    smooth: float = 0.0
 
     def __post_init__(self) -> None:
         expect(
@@ -39,6 +41,10 @@ class Huber(Objective):
         )
         forms = ("coordinate", "norm", "mixture")
         expect(self.form in forms, f"Huber(form=) is one of {forms}; got {self.form!r}.")
+        expect(
+            self.smooth == 0 or (self.form == "mixture" and 0 < self.smooth < math.inf),
+            f'Huber(smooth=) is a number of at least 0 and for form="mixture" only; got {self.smooth}.',
+        )
 
     @property
     def coordinatewise(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -53,13 +59,16 @@ class Huber(Objective):
     def _threshold(self, controls: Controls) -> Tensor | float:
         return controls["delta"][..., None] if self.delta is None else self.delta
 
+    def _sizes(self, r: Tensor) -> Tensor:
+        return (r.square() + self.smooth).sqrt() if self.smooth else r.abs()
+
     def loss(self, prediction: Tensor, value: Tensor, controls: Controls) -> Tensor:
         r, delta = prediction - value, self._threshold(controls)
         if self.form == "coordinate":
             size = r.abs()
             return torch.where(size <= delta, 0.5 * r.square(), delta * (size - 0.5 * delta)).sum(-1)
         length = norm(r)
-        size = length if self.form == "norm" else r.abs().sum(-1, keepdim=True)
+        size = length if self.form == "norm" else self._sizes(r).sum(-1, keepdim=True)
         squared = 0.5 * r.square().sum(-1, keepdim=True)
         return torch.where(length <= delta, squared, delta * (size - 0.5 * delta))[..., 0]
 
@@ -70,7 +79,10 @@ class Huber(Objective):
                 return r.clamp(-delta, delta)
             return torch.minimum(torch.maximum(r, -delta), delta)
         length = norm(r)
-        beyond = r * (delta / torch.where(length > 0, length, 1.0)) if self.form == "norm" else delta * r.sign()
+        if self.form == "norm":
+            beyond = r * (delta / torch.where(length > 0, length, 1.0))
+        else:
+            beyond = delta * (r / self._sizes(r) if self.smooth else r.sign())
         return torch.where(length <= delta, r, beyond)
 
 

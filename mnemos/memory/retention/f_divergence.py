@@ -33,8 +33,8 @@ class FDivergence(Retention):
     zeta is the root of a convex falling function, found by Newton's method from the left and differentiated
     implicitly. A share of 1e-8 of every row is spread evenly, so that no weight is lost for good.
 
-    total: what every row sums to; None is the length of the row. The initial weights are taken for logits, the
-    state holds W itself.
+    total: what every row sums to; None is the length of the row. The initial weights times sqrt(in) are taken
+    for logits, the state holds W itself.
     """
 
     divergence: Literal["kl", "reverse_kl", "hellinger", "chi2"] = "chi2"
@@ -49,7 +49,7 @@ class FDivergence(Retention):
         )
 
     def unlink(self, weight: Tensor) -> Tensor:
-        return weight.softmax(-1) * self._total(weight)
+        return (weight * math.sqrt(weight.shape[-1])).softmax(-1) * self._total(weight)
 
     def combine(self, retained: Tensor, step: Tensor, controls: Controls, in_place: bool = False) -> Tensor:
         total = self._total(retained)

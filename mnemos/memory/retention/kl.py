@@ -20,8 +20,9 @@ class KL(Mirror):
     control per token and head, is (1/eta) / (1/alpha + 1/eta): the entropy draws rows towards uniform. False, no
     entropy, is a decay of 1: exponentiated gradient.
 
-    total: what every row sums to; None is the length of the row, so that weights average 1. The initial weights are
-    taken for logits.
+    total: what every row sums to; None is the length of the row, so that weights average 1. The initial logits are the
+    initial weights times sqrt(in): of variance 1 as structures draw them, for rows near uniform leave the hidden units
+    of a network alike.
     """
 
     total: float | None = 1.0
@@ -32,6 +33,9 @@ class KL(Mirror):
             self.total is None or (math.isfinite(self.total) and self.total > 0),
             f"KL(total=) is a positive number, or None for the length of a row; got {self.total}.",
         )
+
+    def unlink(self, weight: Tensor) -> Tensor:
+        return weight * math.sqrt(weight.shape[-1])
 
     def link(self, state: Tensor) -> Tensor:
         return state.softmax(-1) * (state.shape[-1] if self.total is None else self.total)

@@ -1,0 +1,82 @@
+"""Anchored gradients behind a mirror map: the dual states of a chunk by one product, all linked together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from mnemos.execute.anchored import AnchoredDual
+from mnemos.execute.coefficients import Coefficients
+from mnemos.execute.request import Request
+from mnemos.memory import GD, Memory
+
+
+class AnchoredMap(AnchoredDual):
+    """Where the state is a dual A and the weights are link(A), A is as linear in the writes of a chunk as the weights
+    of `AnchoredDual`, but a read needs link(A_t). All A_t of a chunk are formed by one product
+
+        A_t = carry_t A_0 + carry_momentum_t S_0 - sum_j write_tj d_j h_j^T
+
+    and linked at once. With gradients on they are made again in the backward pass: one chunk's weights are held at a
+    time, chunk times the state.
+    """
+
+    name = "anchored map"
+    summary = "the dual states of a gradient chunk formed by one product and linked together; exact"
+
+    def declines(self, memory: Any, request: Request) -> str | None:
+        if not isinstance(memory, Memory):
+            return f"it runs memories that learn by the four choices; this is a {type(memory).__name__}"
+        if type(memory.learner) is not GD:
+            return f"its learner is {type(memory.learner).__name__}, not gradient descent"
+        if not memory.learner.anchored:
+            return "gradients are taken token by token, not at the start of a chunk (GD(anchor=Chunk(n)))"
+        if memory.retention.dual_scaling is None:
+            return f"{memory.retention} keeps no dual state that is only scaled and added to"
+        return None
+
+    def flops(self, memory: Any, request: Request) -> float:
+        tokens = request.batch * request.heads * request.length
+        shapes = memory.structure.shapes(request.key_dim, request.value_dim).values()
+        size = sum(o * i for o, i in shapes)
+        return float(tokens * size * (2 * memory.learner.chunk + 10))
+
+    def read(
+        self,
+        memory: Memory,
+        c: Coefficients,
+        weights: dict[str, Tensor],
+        momentum: dict[str, Tensor],
+        inputs: dict[str, Tensor],
+        slopes: dict[str, Tensor],
+        query: Tensor,
+    ) -> Tensor:
+        names = list(weights)
+        rows = slice(1, None) if memory.read_timing == "after" else slice(None, -1)
+        factors = [c.carry[..., 0, rows], c.write[..., 0, rows, :]]
+        if c.carry_momentum is not None:
+            factors.append(c.carry_momentum[..., 0, rows])
+        tensors = [*factors, query, *(x[n] for x in (weights, inputs, slopes, momentum) if x for n in names)]
+
+        def answers(*tensors: Tensor) -> Tensor:
+            count, size = len(factors), len(names)
+            query, *of = tensors[count:]
+            held, read, slope, pushed = (of[i * size : (i + 1) * size] for i in range(4))
+            linked = {}
+            for i, name in enumerate(names):
+                written = slope[i][..., :, :, None] * read[i][..., :, None, :]
+                states = (tensors[1] @ written.flatten(-2)).unflatten(-1, written.shape[-2:])
+                states = tensors[0][..., None, None] * held[i].unsqueeze(-3) - states
+                if count == 3:
+                    states = states + tensors[2][..., None, None] * pushed[i].unsqueeze(-3)
+                linked[name] = memory.retention.link(states)
+            return memory.structure.forward(lambda name, x: x @ linked[name].mT, query.unsqueeze(-2)).squeeze(-2)
+
+        if not torch.is_grad_enabled():
+            return answers(*tensors)
+        out = checkpoint(answers, *tensors, use_reentrant=False, preserve_rng_state=False)
+        assert isinstance(out, Tensor)
+        return out
