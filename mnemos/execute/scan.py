@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -111,7 +112,7 @@ class _Adjoint(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, grad: Tensor, grad_last: Tensor) -> Tensor:
         through = torch.empty_like(grad)
-        torch.add(grad[:, -1], grad_last, out=through[:, -1])
+        through[:, -1] = grad[:, -1] + grad_last
         _scan_back(a, grad, through)
         ctx.save_for_backward(a, through)
         return through
@@ -126,7 +127,7 @@ class _Adjoint(torch.autograd.Function):
 
 def _times_before(x: Tensor, h: Tensor, h0: Tensor) -> Tensor:
     """x_t h_t-1."""
-    if torch.is_grad_enabled():  # of a second derivative
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():  # the former in a second derivative
         return x * torch.cat([h0[:, None], h[:, :-1]], 1)
     out = torch.empty_like(x)
     torch.mul(x[:, 1:], h[:, :-1], out=out[:, 1:])
@@ -135,57 +136,60 @@ def _times_before(x: Tensor, h: Tensor, h0: Tensor) -> Tensor:
 
 
 def _scan(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
-    """All h, in blocks of `size` tokens: first every block from zero, together with the product of its factors; then
-    the state before each block; then every block from there."""
+    """All h."""
     h = torch.empty_like(b)
     size, whole = _blocks(a.shape[1])
     factors, added, states = (x[:, :whole].unflatten(1, (-1, size)).unbind(2) for x in (a, b, h))
-    product, total = factors[0].clone(), added[0].clone()
-    for factor, new in zip(factors[1:], added[1:], strict=True):
-        torch.addcmul(new, factor, total, out=total)
-        product *= factor
-    now, start = h0, torch.empty_like(total)
-    for n in range(total.shape[1]):
-        start[:, n] = now
-        now = torch.addcmul(total[:, n], product[:, n], now)
-    for factor, new, state in zip(factors, added, states, strict=True):
-        torch.addcmul(new, factor, start, out=state)
-        start = state
-    _steps(a, b, h, now, range(whole, a.shape[1]))
+    now = _by_block(factors, added, states, h0, range(whole // size))
+    for t in range(whole, a.shape[1]):
+        _place(b[:, t], a[:, t], now, h[:, t])
+        now = h[:, t]
     return h
 
 
-def _steps(a: Tensor, b: Tensor, h: Tensor, now: Tensor, tokens: range) -> None:
-    for t in tokens:
-        torch.addcmul(b[:, t], a[:, t], now, out=h[:, t])
-        now = h[:, t]
-
-
 def _scan_back(a: Tensor, grad: Tensor, through: Tensor) -> None:
-    """G_t = dh_t + a_t+1 G_t+1 for t = T-1 .. 1, where `through` holds G_T already: the same three passes."""
+    """G_t = dh_t + a_t+1 G_t+1 for t = T-1 .. 1, where `through` holds G_T already."""
     length = a.shape[1] - 1
     size, whole = _blocks(length)
-    rest = length - whole
     now = through[:, -1]
-    for t in range(length - 1, whole - 1, -1) if rest else ():
-        torch.addcmul(grad[:, t], a[:, t + 1], now, out=through[:, t])
+    for t in range(length - 1, whole - 1, -1):
+        _place(grad[:, t], a[:, t + 1], now, through[:, t])
         now = through[:, t]
-    if not whole:
-        return
-    factors, added, states = (
-        x.unflatten(1, (-1, size)).unbind(2)[::-1] for x in (a[:, 1 : whole + 1], grad[:, :whole], through[:, :whole])
-    )
+    if whole:
+        pieces = (a[:, 1 : whole + 1], grad[:, :whole], through[:, :whole])
+        factors, added, states = (x.unflatten(1, (-1, size)).unbind(2)[::-1] for x in pieces)
+        _by_block(factors, added, states, now, range(whole // size - 1, -1, -1))
+
+
+def _by_block(
+    factors: Sequence[Tensor], added: Sequence[Tensor], states: Sequence[Tensor], now: Tensor, order: range
+) -> Tensor:
+    """Fills `states` by h = factor * h + added, one tensor (B, blocks, D) a token of the blocks, from `now` (B, D)
+    before the first block; returns what comes after the last one.
+
+    First every block from zero, together with the product of its factors; then the state before each block; then
+    every block from there.
+    """
     product, total = factors[0].clone(), added[0].clone()
     for factor, new in zip(factors[1:], added[1:], strict=True):
-        torch.addcmul(new, factor, total, out=total)
+        _place(new, factor, total, total)
         product *= factor
     start = torch.empty_like(total)
-    for n in range(total.shape[1] - 1, -1, -1):
+    for n in order:
         start[:, n] = now
         now = torch.addcmul(total[:, n], product[:, n], now)
     for factor, new, state in zip(factors, added, states, strict=True):
-        torch.addcmul(new, factor, start, out=state)
+        _place(new, factor, start, state)
         start = state
+    return now
+
+
+def _place(new: Tensor, factor: Tensor, state: Tensor, where: Tensor) -> None:
+    """where <- new + factor * state."""
+    if torch.compiler.is_compiling():  # it refuses `out=` of a part of a tensor
+        where.copy_(torch.addcmul(new, factor, state))
+    else:
+        torch.addcmul(new, factor, state, out=where)
 
 
 def _blocks(length: int) -> tuple[int, int]:

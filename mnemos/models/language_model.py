@@ -146,6 +146,8 @@ class LanguageModel(nn.Module):
     ) -> tuple[Tensor, State]:
         """failures: is told which layer is under way, and of one whose output is not finite."""
         x = self.embedding(tokens)
+        if self.spec.scaled_embedding:
+            x = x * self.spec.width**0.5
         after: dict[str, Tensor | State] = {}
         for i, block in enumerate(self.blocks):
             if failures is not None:
@@ -154,7 +156,10 @@ class LanguageModel(nn.Module):
             if failures is not None:
                 failures.output(x)
         weight = self.embedding.weight if self.head is None else self.head.weight
-        return F.linear(self.norm(x), weight), state.successor(**after)
+        logits, cap = F.linear(self.norm(x), weight), self.spec.logit_cap
+        if cap is not None:
+            logits = cap * torch.tanh(logits / cap)
+        return logits, state.successor(**after)
 
     def _check_tokens(self, tokens: Tensor) -> None:
         if not isinstance(tokens, Tensor) or tokens.dtype != torch.int64:
