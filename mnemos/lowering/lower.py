@@ -78,21 +78,21 @@ def lower(memory: AnyMemory, request: Request, plan: str | None = None) -> Plan:
     if plan is not None:
         return _insisted(memory, request, plan)
     if request.length == 1:
-        reasons = {e.name: e.declines(memory, request) for e in STEPS}
-        chosen = next(e for e in STEPS if reasons[e.name] is None)
+        chosen = step_executor(memory, request)
         reason = "a single token is fastest by one plain step"
-        return Plan(
-            memory,
-            request,
-            chosen,
-            tuple((e.name, reasons.get(e.name) or reason) for e in EXECUTORS if e is not chosen),
-        )
+        declined = tuple((e.name, e.declines(memory, request) or reason) for e in EXECUTORS if e is not chosen)
+        return Plan(memory, request, chosen, declined)
     executors = candidates(memory)
     reasons = {executor.name: executor.declines(memory, request) for executor in executors}
     chosen = next(executor for executor in executors if reasons[executor.name] is None)
     instead = f"{chosen.name} does the same faster"
     declined = tuple((e.name, reasons[e.name] or instead) for e in executors if e is not chosen)
     return Plan(memory, request, chosen, declined)
+
+
+def step_executor(memory: AnyMemory, request: Request) -> Executor:
+    """What runs a single token."""
+    return next(executor for executor in STEPS if executor.declines(memory, request) is None)
 
 
 def _insisted(memory: AnyMemory, request: Request, name: str) -> Plan:

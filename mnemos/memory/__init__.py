@@ -21,6 +21,7 @@ from mnemos.memory.retention import (
     Keep,
     Lq,
     Mirror,
+    OrthogonalSlots,
     Retention,
 )
 from mnemos.memory.structure import MLP, Matrix, Structure, NormedMLP
@@ -63,6 +64,7 @@ __all__ = [
     "MiniBatch",
     "NormedMLP",
     "Omega",
+    "OrthogonalSlots",
     "Retain",
     "Retention",
     "RobustShift",

@@ -52,6 +52,7 @@ class Memory(Declaration):
             self.read_timing in ("after", "before"),
             f'Memory(read_timing=) is "after" or "before" the write; got {self.read_timing!r}.',
         )
+        self.structure.check(self)
         self.learner.check(self)
         self.retention.check(self)
         names = [control.name for control in self.controls]
@@ -192,7 +193,9 @@ class Memory(Declaration):
         state.refuse_if_spent()
         in_place = not torch.is_grad_enabled()
         dtype = self._dtype(state)
-        k, v = (x.to(dtype).unflatten(-1, (self.pairs, -1)) for x in (k, v))
+        k, v = (
+            x.unflatten(-1, (self.pairs, -1)) if self.pairs > 1 else x[..., None, :] for x in (k.to(dtype), v.to(dtype))
+        )
         controls = {name: value.to(dtype) for name, value in controls.items()}
         entries = self.learner.write(self, state, k, v, controls, in_place)
         if in_place:

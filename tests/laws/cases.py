@@ -102,7 +102,11 @@ def combinations(*options: Sequence[Any]) -> list[mn.Memory]:
 
 
 FOUNDATION: list[mn.Memory] = combinations(
-    choices(Structure), [mn.Dot(), mn.L2(), mn.Huber(0.5)], [*VARIANTS[mn.Decay][:2], mn.Keep()], LEARNERS, TIMINGS
+    [*VARIANTS[mn.Matrix], *VARIANTS[mn.MLP]],
+    [mn.Dot(), mn.L2(), mn.Huber(0.5)],
+    [*VARIANTS[mn.Decay][:2], mn.Keep()],
+    LEARNERS,
+    TIMINGS,
 )
 """The whole product of the choices that algorithms are made for, and of what they leave open."""
 
@@ -415,6 +419,10 @@ def variant_models() -> dict[str, mn.ModelSpec]:
         "nobodys": mn.LayerSpec(NOBODYS, keys=Unit(), controls=(("rate", Sigmoid(bias=-3.0)),)),
         "longhorn-full": zoo.longhorn(diagonal=False),
         "mixed": [zoo.gated_deltanet(), zoo.sliding_window(8)],
+        "lightnet-grid": zoo.lightnet(gate_rank=3, axes=(3, 5)),
+        "lightnet-positions": zoo.lightnet(gate_rank=3, axes=()),
+        "mamba2-groups": zoo.mamba2(state_dim=3, groups=2),
+        "rat-short": zoo.rat(chunk=3, groups=1),
         "untied": mn.ModelSpec(pattern=(zoo.deltanet(),), tied=False),
     }
     return {name: model_spec(spec) for name, spec in layers.items()}

@@ -171,5 +171,6 @@ def test_the_layer_starts_with_the_published_ridge() -> None:
     ridge = layer.controls["ridge"](torch.randn(1, 3, 16))
     assert torch.allclose(ridge, torch.ones(1, 3, 2, 8))
     with torch.no_grad():
-        layer.controls["ridge"].raw.fill_(-100.0)
+        for parameter in layer.controls["ridge"].parameters():
+            parameter.fill_(-100.0)
     assert torch.allclose(layer.controls["ridge"](torch.randn(1, 3, 16)), torch.tensor(0.25))

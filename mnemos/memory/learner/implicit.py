@@ -67,7 +67,7 @@ class Implicit(Learner):
         held = memory.retention.retain(state[name], controls, in_place)
         step = self.step(k[:, :, 0], controls)[..., None]
         if self.diagonal:
-            target, row = v.mT, k
-            return {name: held - step * row * (row * held - target)}
-        residual = held @ k.mT - v.mT
-        return {name: held - step * residual @ k}
+            change = step * k * (k * held - v.mT)
+        else:
+            change = step * (held @ k.mT - v.mT) @ k
+        return {name: held.sub_(change) if in_place else held - change}

@@ -3,5 +3,6 @@
 from mnemos.memory.structure.base import Structure, Trace
 from mnemos.memory.structure.matrix import Matrix
 from mnemos.memory.structure.mlp import MLP
+from mnemos.memory.structure.normed_mlp import NormedMLP
 
-__all__ = ["MLP", "Matrix", "Structure", "Trace"]
+__all__ = ["MLP", "Matrix", "NormedMLP", "Structure", "Trace"]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mnemos.memory.declaration import Declaration
+
+if TYPE_CHECKING:
+    from mnemos.memory.learning import Memory
 
 Linear = Callable[[str, Tensor], Tensor]
 """(name of a fast weight, h (..., n, in)) -> its product with h, (..., n, out)"""
@@ -39,6 +42,9 @@ class Structure(Declaration):
 
     learned: bool = False
     """Whether the initial weights are learned by the layer; otherwise they are zero."""
+
+    def check(self, memory: Memory) -> None:
+        """Raises InvalidValue if it cannot work with the memory's other choices, naming what to use instead."""
 
     def shapes(self, key_dim: int, value_dim: int) -> dict[str, tuple[int, int]]:
         """Fast weights by name, each (out, in). Raises InvalidValue where the dimensions do not fit."""
