@@ -1,5 +1,6 @@
 # make demo   set everything up and run the main job on real text (about ten minutes on 2 cores)
 # make test   set everything up and run the whole test suite (about fifteen minutes on 2 cores)
+# make test-every   every legal combination of all choices against the reference (hours)
 # make check  linters, types, import rules, the documentation's code
 # make bench  the benchmarks beside their peers (an environment of its own)
 
@@ -8,19 +9,22 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: demo test test-quick check bench clean
+.PHONY: demo test test-quick test-every check bench clean
 
 demo: .venv/ready
 	$(BIN)/mnemos demo $(ARGS)
 
 # Two workers of one thread each: threads that wait for a busy core would spin away most of the time.
-test test-quick check: export OMP_NUM_THREADS := 1
+test test-quick test-every check: export OMP_NUM_THREADS := 1
 
 test: .venv/ready
 	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
 test-quick: .venv/ready
-	$(BIN)/pytest -n 2 --dist worksteal -m "not long" $(ARGS)
+	$(BIN)/pytest -n 2 --dist worksteal -m "not long and not exhaustive" $(ARGS)
+
+test-every: .venv/ready
+	$(BIN)/pytest -n 2 --dist worksteal -m exhaustive $(ARGS)
 
 check: .venv/ready
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ from mnemos.execute.diagonal_steps import DiagonalSteps
 from mnemos.execute.dplr import TriangularRemoval
 from mnemos.execute.fenwick import Fenwick
 from mnemos.execute.higher_order import NestedSums
+from mnemos.execute.local_linear import LocalLinearAttention
 from mnemos.execute.loop import Loop
 from mnemos.execute.mini_batches import MiniBatchDual
 from mnemos.execute.nonlinear import NonlinearTriangular
@@ -29,6 +30,7 @@ __all__ = [
     "Executor",
     "Fenwick",
     "FullAttention",
+    "LocalLinearAttention",
     "Loop",
     "MatrixStep",
     "MiniBatchDual",

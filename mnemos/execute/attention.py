@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mnemos.execute.request import Request
-from mnemos.memory import Controls, Everything, KVMemory, Window
+from mnemos.memory import Controls, Everything, KVMemory, Softmax, Window
 from mnemos.memory.keeping import ring_place
 from mnemos.memory.rotary import rotate
 from mnemos.state import State
@@ -25,6 +25,8 @@ class FullAttention:
     def declines(self, memory: Any, request: Request) -> str | None:
         if not isinstance(memory, KVMemory):
             return "it runs memories that keep keys and values; this one learns"
+        if not isinstance(memory.read_rule, Softmax):
+            return f"it reads by {type(memory.read_rule).__name__}, not by the softmax average alone"
         return None if isinstance(memory.retain, Everything) else "the memory does not keep everything"
 
     def flops(self, memory: Any, request: Request) -> float:
@@ -49,9 +51,13 @@ class FullAttention:
         keys = torch.cat([state["keys"], k.to(state["keys"].dtype)], 1)
         values = torch.cat([state["values"], v.to(state["values"].dtype)], 1)
         slot = torch.cat([state["slot"], slot], 1)
-        out = _attend(q, keys, values, memory, None if keys.shape[1] == length else _seen(position, slot, None))
+        out = self.attend(q, keys, values, memory, None if keys.shape[1] == length else _seen(position, slot, None))
         count = count + (length if lengths is None else lengths)
         return out.to(v.dtype), state.successor(keys=keys, values=values, slot=slot, count=count)
+
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor, memory: KVMemory, seen: Tensor | None) -> Tensor:
+        """What the queries (B, T, H, K) get from the entries (B, N, H, .); causal where `seen` is None."""
+        return _attend(q, keys, values, memory, seen)
 
 
 class WindowedAttention:
@@ -63,6 +69,8 @@ class WindowedAttention:
     def declines(self, memory: Any, request: Request) -> str | None:
         if not isinstance(memory, KVMemory):
             return "it runs memories that keep keys and values; this one learns"
+        if not isinstance(memory.read_rule, Softmax):
+            return f"it reads by {type(memory.read_rule).__name__}, not by the softmax average alone"
         return None if isinstance(memory.retain, Window) else "the memory keeps everything, not a window"
 
     def flops(self, memory: Any, request: Request) -> float:

@@ -102,7 +102,8 @@ class Fenwick:
         final, buckets = held[:, :, :levels], held[:, :, :levels]
         since, lowest = (count - 1).clamp(min=0), 0
         reads = []
-        for n in range(values.shape[2]):
+        pieces = (x.unbind(2) for x in (weights, chunks.asking, chunks.transition, added))
+        for n, (here, asking, transition, written) in enumerate(zip(*pieces, strict=True)):
             # Where level l begins for the token `since`. It is at least l: an empty one waits for its next tokens.
             level = torch.arange(lowest, levels, device=device)
             oldest = (since[:, None] >> level) << level
@@ -112,16 +113,15 @@ class Fenwick:
                 lead = (len(t), *[1] * (t.ndim - 1), -1)
                 return torch.maximum(bit_length(t[..., None] ^ oldest.view(lead), levels), level)
 
-            here = weights[:, :, n]
             if n == 0:
                 index = now(begin[:, None] + place)[:, None]
                 by_bucket = here.gather(-1, index.expand(-1, here.shape[1], -1, -1))
             else:
                 by_bucket = here[..., base:]
-            asked = (by_bucket[..., None] * chunks.asking[:, :, n, :, None]).flatten(-2)  # (B, H, C, buckets * K)
+            asked = (by_bucket[..., None] * asking[..., None, :]).flatten(-2)  # (B, H, C, buckets * K)
             reads.append(asked @ buckets.transpose(-1, -2).flatten(2, 3))
 
-            transition = chunks.transition[:, :, n, None]
+            transition = transition[:, :, None]
             buckets = buckets @ transition if memory.corrects else buckets * transition
             start, after = begin + n * SIZE, begin + (n + 1) * SIZE
             if n in ends:
@@ -137,7 +137,7 @@ class Fenwick:
                 told = _one_hot(now(after) - base, levels - base, dtype)
                 joining = _one_hot(bit_length(after ^ (after - 1), levels) - base, levels - base, dtype)
                 buckets = torch.einsum("bjl,bhjvk->bhlvk", told, buckets)
-                buckets = buckets + joining[:, None, :, None, None] * added[:, :, n, None]
+                buckets = buckets + joining[:, None, :, None, None] * written[:, :, None]
                 since, lowest = after, base
 
         out = join(out + torch.stack(reads, 2), length if aligned else values.shape[2] * SIZE)

@@ -131,7 +131,7 @@ class Substitution(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         slopes, predictions, lower, value, *of = ctx.saved_tensors
         objective, names, grad = ctx.objective, ctx.names, grads[0]
         upper = lower.mT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -30,11 +31,16 @@ class Coupled(LayerDeclaration):
 
     decay: how a_t in [0, 1]^key_dim is made. gate_rank: multiply the normed output by silu(W_2 W_1 x), W_1 of so many
     rows; None for no gate. key_expand: all heads' keys together have width times this many channels.
+    axes: relative positions (LightNet's MD-LRPE). () counts tokens; (n_1, n_2 ...) is a grid whose cells come row by
+    row, begun again when it is full, its axes sharing the key channels evenly. Channel i, with coordinate n and
+    frequency f_i, then asks and is written as (x_i cos(f_i n), x_i sin(f_i n)), so that answers depend on differences
+    of coordinates only. None for no positions.
     """
 
     decay: CoupledDecay
     gate_rank: int | None = None
     key_expand: float = 1.0
+    axes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         expect_kind(self.decay, CoupledDecay, "decay", "LowerBounded() or PrefixSoftmax()")
@@ -42,6 +48,12 @@ class Coupled(LayerDeclaration):
             self.gate_rank is None or self.gate_rank >= 1,
             f"Coupled(gate_rank=) must be at least 1; got {self.gate_rank}.",
         )
+        if self.axes is not None:
+            object.__setattr__(self, "axes", tuple(self.axes))
+            expect(
+                all(isinstance(n, int) and n >= 1 for n in self.axes),
+                f"Coupled(axes=) holds the lengths of a grid's axes, whole numbers of at least 1; got {self.axes}.",
+            )
 
     @property
     def kept(self) -> str:
@@ -69,6 +81,12 @@ class CoupledLayer(Layer):
         )
         self.sizes = [keys, width]
         self.key_dim, self.value_dim = keys // heads, width // heads
+        shared = max(len(spec.axes or ()), 1)
+        expect(
+            self.key_dim % shared == 0,
+            f"{shared} axes cannot share the {self.key_dim} key channels of a head evenly; choose another width.",
+        )
+        self.stored_key_dim = self.key_dim if spec.axes is None else 2 * self.key_dim
         self.project = nn.Linear(width, sum(self.sizes), bias=False)
         self.decay = spec.decay.build(width, heads, self.key_dim)
         self.norm = RMSNorm(width)
@@ -82,9 +100,11 @@ class CoupledLayer(Layer):
     def fresh_state(self) -> State:
         weight = self.out.weight
         dtype = MEMORY.state_dtype(weight.dtype)
-        memory = MEMORY.init(1, self.heads, self.key_dim, self.value_dim, None, dtype, weight.device)
+        memory = MEMORY.init(1, self.heads, self.stored_key_dim, self.value_dim, None, dtype, weight.device)
         past = self.decay.fresh()
         fresh = {} if past is None else {"decay": past}
+        if self.spec.axes is not None:
+            fresh["count"] = torch.zeros(1, dtype=torch.int64, device=weight.device)
         return State(self.owner, {"memory": memory, **fresh}, fresh)
 
     def rows(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
@@ -92,6 +112,11 @@ class CoupledLayer(Layer):
         q, v = self.project(x).split(self.sizes, -1)
         q, v = (y.unflatten(-1, (self.heads, -1)) for y in (F.silu(q), v))
         decay, key, past = self.decay(x, state["decay"] if "decay" in state.fresh else None, lengths)
+        if self.spec.axes is not None:
+            count = state["count"]
+            angles = self._angles(count[:, None] + torch.arange(x.shape[1], device=x.device))
+            q, key, decay = _placed(q, angles), _placed(key, angles), torch.cat([decay, decay], -1)
+            entries["count"] = count + (x.shape[1] if lengths is None else lengths)
         with torch.autocast(x.device.type, enabled=False):  # the memory keeps its own precision
             o, entries["memory"] = run_rows(MEMORY, q, key, v, {"decay": decay}, state.child("memory"), lengths)
         if past is not None:
@@ -101,10 +126,22 @@ class CoupledLayer(Layer):
             o = o * F.silu(self.gate(x))
         return self.out(o), state.successor(**entries)
 
+    def _angles(self, position: Tensor) -> Tensor:
+        """(B, T) -> coordinate times frequency for every key channel, (B, T, K). Frequencies fall from 1 towards 1e-4
+        within each axis; in float64, for streams that are long."""
+        axes = self.spec.axes or ()
+        channels = self.key_dim // max(len(axes), 1)
+        frequency = 10000.0 ** (-torch.arange(channels, device=position.device, dtype=torch.float64) / channels)
+        if not axes:
+            return position.double()[..., None] * frequency
+        strides = [math.prod(axes[i + 1 :]) for i in range(len(axes))]
+        coordinates = [position // stride % n for stride, n in zip(strides, axes, strict=True)]
+        return torch.cat([n.double()[..., None] * frequency for n in coordinates], -1)
+
     def plan(self, length: int, batch: int = 1, training: bool = False) -> Plan:
         """How the memory runs on `length` tokens."""
         weight = self.out.weight
-        sizes = (self.heads, self.key_dim, self.value_dim)
+        sizes = (self.heads, self.stored_key_dim, self.value_dim)
         return lower(MEMORY, Request(batch, length, *sizes, weight.dtype, weight.device.type, training))
 
     def explain(self, length: int = 4096, batch: int = 1, training: bool = False) -> str:
@@ -113,3 +150,9 @@ class CoupledLayer(Layer):
     def flops(self, length: int) -> float:
         matrices = sum(p.numel() for p in self.parameters() if p.ndim == 2)
         return self.plan(length).flops + 2.0 * matrices * length
+
+
+def _placed(x: Tensor, angles: Tensor) -> Tensor:
+    """x (B, T, H, K) at angles (B, T, K): (B, T, H, 2K)."""
+    cos, sin = angles.cos().to(x.dtype)[:, :, None], angles.sin().to(x.dtype)[:, :, None]
+    return torch.cat([x * cos, x * sin], -1)

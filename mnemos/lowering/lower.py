@@ -13,6 +13,7 @@ from mnemos.execute import (
     Executor,
     Fenwick,
     FullAttention,
+    LocalLinearAttention,
     Loop,
     MatrixStep,
     MiniBatchDual,
@@ -50,6 +51,7 @@ EXECUTORS: tuple[Executor, ...] = (
     NestedSums(),
     FullAttention(),
     WindowedAttention(),
+    LocalLinearAttention(),
     Fenwick(),
     STEPS[-1],
 )

@@ -10,7 +10,7 @@ from torch import Tensor
 from mnemos.errors import InvalidType
 from mnemos.execute import Request
 from mnemos.lowering.divergence import checked_over_documents
-from mnemos.lowering.lower import lower
+from mnemos.lowering.lower import lower, step_executor
 from mnemos.lowering.watch import present_watcher
 from mnemos.memory import AnyMemory, Controls, reference
 from mnemos.memory.checks import check_finite, check_inputs
@@ -96,8 +96,12 @@ def run_rows(
     if plan == "reference":
         out, after = reference.run(memory, q, k, v, controls, state, lengths)
     else:
-        chosen = lower(memory, Request.of(q, k, v, torch.is_grad_enabled()), plan)
-        out, after = chosen.executor.run(memory, q, k, v, controls, state, lengths)
+        request = Request.of(q, k, v, torch.is_grad_enabled())
+        if request.length == 1 and plan is None:  # explaining the choice would cost more than the step
+            executor = step_executor(memory, request)
+        else:
+            executor = lower(memory, request, plan).executor
+        out, after = executor.run(memory, q, k, v, controls, state, lengths)
     if not torch.compiler.is_compiling() and (watcher := present_watcher()) is not None:
         watcher(memory, q, k, v, controls, lengths, out, after)
     return out, after

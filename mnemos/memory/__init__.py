@@ -3,12 +3,12 @@
 from mnemos.memory.declaration import Declaration, from_json
 from mnemos.memory.higher_order import HigherOrder
 from mnemos.memory.keeping import KVMemory
-from mnemos.memory.learner import GD, Chunk, Implicit, Learner, LeastSquares, Omega, MiniBatch
+from mnemos.memory.learner import GD, Chunk, Implicit, Learner, LeastSquares, MiniBatch, Omega
 from mnemos.memory.learning import Memory
 from mnemos.memory.log_linear import LogLinear
-from mnemos.memory.objective import L2, Dot, Huber, Lp, Objective, RobustShift, AffineL2
+from mnemos.memory.objective import L2, AffineL2, Dot, Huber, Lp, Objective, RobustShift
 from mnemos.memory.protocol import AnyMemory, Control, Controls
-from mnemos.memory.read import Softmax
+from mnemos.memory.read import LocalLinear, Read, Softmax
 from mnemos.memory.retain import Everything, Retain, Window
 from mnemos.memory.retention import (
     DPLR,
@@ -24,7 +24,7 @@ from mnemos.memory.retention import (
     OrthogonalSlots,
     Retention,
 )
-from mnemos.memory.structure import MLP, Matrix, Structure, NormedMLP
+from mnemos.memory.structure import MLP, Matrix, NormedMLP, Structure
 from mnemos.memory.write import Append
 
 __all__ = [
@@ -33,8 +33,8 @@ __all__ = [
     "KL",
     "L2",
     "MLP",
-    "AnyMemory",
     "AffineL2",
+    "AnyMemory",
     "Append",
     "Bregman",
     "Chunk",
@@ -54,17 +54,19 @@ __all__ = [
     "Keep",
     "Learner",
     "LeastSquares",
+    "LocalLinear",
     "LogLinear",
     "Lp",
     "Lq",
     "Matrix",
     "Memory",
-    "Mirror",
-    "Objective",
     "MiniBatch",
+    "Mirror",
     "NormedMLP",
+    "Objective",
     "Omega",
     "OrthogonalSlots",
+    "Read",
     "Retain",
     "Retention",
     "RobustShift",

@@ -12,7 +12,7 @@ from torch import Tensor
 from mnemos.memory.checks import check_owner, check_query, check_sizes, check_token
 from mnemos.memory.declaration import Declaration, expect, expect_kind
 from mnemos.memory.protocol import Control, Controls
-from mnemos.memory.read import Softmax
+from mnemos.memory.read import Read, Softmax
 from mnemos.memory.retain import Everything, Retain, Window
 from mnemos.memory.rotary import rotate
 from mnemos.memory.write import Append
@@ -34,15 +34,15 @@ class KVMemory(Declaration):
     # `write` and `read` are also the verbs of the protocol, so the fields bear other names than the arguments.
     write_rule: Append = field(default_factory=Append, metadata={"argument": "write"})
     retain: Retain = field(default_factory=Everything)
-    read_rule: Softmax = field(default_factory=Softmax, metadata={"argument": "read"})
+    read_rule: Read = field(default_factory=Softmax, metadata={"argument": "read"})
 
-    def __init__(self, write: Append | None = None, retain: Retain | None = None, read: Softmax | None = None) -> None:
+    def __init__(self, write: Append | None = None, retain: Retain | None = None, read: Read | None = None) -> None:
         object.__setattr__(self, "write_rule", Append() if write is None else write)
         object.__setattr__(self, "retain", Everything() if retain is None else retain)
         object.__setattr__(self, "read_rule", Softmax() if read is None else read)
         expect_kind(self.write_rule, Append, "write", "Append()")
         expect_kind(self.retain, Retain, "retain", "Everything() or Window(256)")
-        expect_kind(self.read_rule, Softmax, "read", "Softmax(rotary=10000.0)")
+        expect_kind(self.read_rule, Read, "read", "Softmax(rotary=10000.0)")
 
     @property
     def controls(self) -> tuple[Control, ...]:
@@ -184,7 +184,7 @@ class KVMemory(Declaration):
         scores = (scores * scale).masked_fill((slot == 0)[:, None, None], -torch.inf)
         weights = torch.softmax(scores, -1) if slot.shape[1] else scores
         weights = weights.masked_fill((count == 0)[:, None, None, None], 0)
-        out = weights @ values.transpose(1, 2)
+        out = self.read_rule.answer(weights, grouped, by_head, values.transpose(1, 2))
         return out.reshape(batch, q.shape[1], values.shape[-1]).to(q.dtype)
 
     def __str__(self) -> str:

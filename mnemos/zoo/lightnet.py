@@ -16,8 +16,10 @@ from mnemos.zoo.registry import published
     year=2024,
     deviations=(
         "one axis, causal: the form over several axes without an order is not a sequence layer",
-        "no positional encodings (MD-TPE, MD-LRPE)",
+        "on a grid (axes=) that means: its cells row by row, each seeing those before it",
+        "MD-LRPE in the paper's cosine form with frequencies 10000^(-i/d), d channels an axis; no MD-TPE",
     ),
 )
-def lightnet(*, gate_rank: int = 64, key_expand: float = 1.0) -> Coupled:
-    return Coupled(decay=PrefixSoftmax(), gate_rank=gate_rank, key_expand=key_expand)
+def lightnet(*, gate_rank: int = 64, key_expand: float = 1.0, axes: tuple[int, ...] | None = None) -> Coupled:
+    """axes: None for no positions, () for those of a text, (32, 32) for those of an image row by row."""
+    return Coupled(decay=PrefixSoftmax(), gate_rank=gate_rank, key_expand=key_expand, axes=axes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import heapq
 import inspect
 import itertools
 from collections.abc import Iterable, Sequence
@@ -21,13 +22,14 @@ import mnemos as mn
 from mnemos.errors import InvalidValue
 from mnemos.execute import Request
 from mnemos.layers import Sigmoid, Unit
-from mnemos.lowering import candidates
+from mnemos.lowering import candidates, run_rows
 from mnemos.memory import (
     AnyMemory,
     Declaration,
     HigherOrder,
     Implicit,
     Learner,
+    LocalLinear,
     MiniBatch,
     NormedMLP,
     Objective,
@@ -67,7 +69,12 @@ VARIANTS: dict[type, list[Any]] = {
     + [mn.Decay(per=per, rotate="key") for per in ("head", "pair", "value")]
     + [mn.Decay(per=per, rotate="value") for per in ("head", "pair", "channel")],
     mn.GD: [mn.GD(momentum=m, anchor=a) for m in (False, True) for a in ("retained", "previous", mn.Chunk(CHUNK))]
-    + [mn.GD(steps=2), mn.GD(rate=0.3, steps=3)],
+    + [
+        mn.GD(steps=2),
+        mn.GD(rate=0.3, steps=3),
+        mn.GD(rate=0.5, momentum=True),
+        mn.GD(rate=0.5, anchor=mn.Chunk(CHUNK)),
+    ],
     Implicit: [Implicit(), Implicit(diagonal=True)],
     Omega: [
         Omega(),
@@ -101,15 +108,6 @@ def combinations(*options: Sequence[Any]) -> list[mn.Memory]:
     return found
 
 
-FOUNDATION: list[mn.Memory] = combinations(
-    [*VARIANTS[mn.Matrix], *VARIANTS[mn.MLP]],
-    [mn.Dot(), mn.L2(), mn.Huber(0.5)],
-    [*VARIANTS[mn.Decay][:2], mn.Keep()],
-    LEARNERS,
-    TIMINGS,
-)
-"""The whole product of the choices that algorithms are made for, and of what they leave open."""
-
 ODD: list[mn.Memory] = [
     mn.Memory(structure, mn.L2(), mn.Decay(), mn.GD(momentum=True, anchor=anchor))
     for structure in (
@@ -121,18 +119,13 @@ ODD: list[mn.Memory] = [
         mn.MLP(depth=3, expansion=2, norm=True),
     )
     for anchor in ("retained", mn.Chunk(CHUNK))
-] + [
-    mn.Memory(mn.Matrix(), objective, mn.Decay(), mn.GD(rate=0.5, momentum=momentum, anchor=anchor))
-    for objective in choices(Objective)
-    for momentum in (False, True)
-    for anchor in ANCHORS
 ]
-"""Options beside the product: other activations, no residual, no norm, a constant rate."""
+"""Options beside the variants: other activations, no residual, no norm."""
 
 KEEPING: list[mn.KVMemory] = [
     mn.KVMemory(retain=retain, read=read)
     for retain in choices(Retain)
-    for read in (mn.Softmax(), mn.Softmax(rotary=100.0), mn.Softmax(scale=0.7, rotary=10000.0))
+    for read in (mn.Softmax(), mn.Softmax(rotary=100.0), mn.Softmax(scale=0.7, rotary=10000.0), LocalLinear(0.3))
 ]
 
 
@@ -167,32 +160,55 @@ def facets(memory: AnyMemory) -> tuple[Any, ...]:
     return (memory.retain, memory.read_rule)
 
 
-def covering(memories: Iterable[Any]) -> list[Any]:
-    """Few memories in which every pair of choices that occurs still occurs."""
-    left: dict[Any, set[Any]] = {m: set(itertools.combinations(enumerate(facets(m)), 2)) for m in memories}
-    wanted, chosen = set().union(*left.values()), []
-    while wanted:
-        best = max(left, key=lambda m: len(left[m] & wanted))
-        chosen.append(best)
-        wanted -= left[best]
+def covering(memories: Iterable[Any], together: int) -> list[Any]:
+    """Few memories in which every `together` choices that occur in one of `memories` still occur in one."""
+    left = {m: set(itertools.combinations(enumerate(facets(m)), together)) for m in memories}
+    chosen, done = [], set()
+    queue = [(-len(parts), place, m) for place, (m, parts) in enumerate(left.items())]
+    heapq.heapify(queue)
+    while queue:  # what a memory adds only falls as others are chosen, so an old number is a bound
+        bound, place, best = heapq.heappop(queue)
+        adds = len(left[best] - done)
+        if adds == -bound:
+            chosen.append(best)
+            done |= left[best]
+        elif adds:
+            heapq.heappush(queue, (-adds, place, best))
     return chosen
 
 
-LEARNING: list[mn.Memory] = list(
-    dict.fromkeys(
-        [
-            *FOUNDATION,
-            *covering(
-                combinations(choices(Structure), choices(Objective), choices(Retention), choices(Learner), TIMINGS)
-            ),
-        ]
+def core() -> list[mn.Memory]:
+    """The whole product of the choices that most algorithms are made for."""
+    return combinations(
+        [*VARIANTS[mn.Matrix], *VARIANTS[mn.MLP]],
+        [mn.Dot(), mn.L2(), mn.Huber(0.5)],
+        [*VARIANTS[mn.Decay][:2], mn.Keep()],
+        LEARNERS,
+        TIMINGS,
     )
-)
-"""The foundation, and so many of all legal combinations of all choices that every pair of choices occurs."""
+
+
+def every_combination(structure: Structure | None = None, objective: Objective | None = None) -> list[mn.Memory]:
+    """All legal combinations of all choices: more than twenty thousand."""
+    return combinations(
+        choices(Structure) if structure is None else [structure],
+        choices(Objective) if objective is None else [objective],
+        choices(Retention),
+        choices(Learner),
+        TIMINGS,
+    )
+
+
+CORE: list[mn.Memory] = covering(core(), 3)
+"""So many of the core that any three choices that go together occur."""
+
+LEARNING: list[mn.Memory] = list(dict.fromkeys([*CORE, *covering(every_combination(), 2)]))
+"""The core, and so many of all legal combinations of all choices that any two choices that go together occur."""
 
 MEMORIES: list[AnyMemory] = [*LEARNING, *ODD, *KEEPING, *HIGHER, *LOG_LINEAR]
 
-SOME: list[AnyMemory] = covering(MEMORIES)
+SOME: list[AnyMemory] = list(dict.fromkeys([*covering(core(), 2), *covering(MEMORIES, 1)]))
+"""Few: any two choices of the core, and every choice there is."""
 
 
 def name_of(value: Declaration) -> str:
@@ -368,6 +384,47 @@ def assert_states_close(found: State, expected: State, what: str = "state", tole
             assert_close(tensor, other[name], f"{what} {name}", tolerance)
         else:
             assert torch.equal(tensor, other[name]), f"{what} {name}"
+
+
+def floating(state: State) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.tensors() if tensor.is_floating_point()}
+
+
+def leaves_of(state: State) -> State:
+    """The same state; its floating point tensors are leaves that want gradients."""
+    return state._map_rows(lambda x: x.detach().clone().requires_grad_(x.is_floating_point()))
+
+
+def outcome(
+    inputs: Inputs, state: State, lengths: Tensor | None, plan: str
+) -> tuple[Tensor, State, dict[str, Tensor | None]]:
+    """Outputs, final state, and gradients of a random-looking loss by every input and entry of the first state."""
+    out, after = run_rows(inputs.memory, inputs.q, inputs.k, inputs.v, inputs.controls, state, lengths, plan)
+    if lengths is not None:  # outputs beyond a row's length mean nothing
+        real = torch.arange(inputs.q.shape[1]) < lengths[:, None]
+        out = torch.where(real[:, :, None, None], out, 0.0)
+    loss = (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum()
+    loss = loss + sum(x.sin().sum() for x in content(after).values() if x.is_floating_point())
+    wanted = {name: x for name, x in inputs.tensors.items() if x.requires_grad} | floating(state)
+    wanted = {name: x for name, x in wanted.items() if x.is_leaf and x.requires_grad and x.numel()}
+    found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+    return out, after, dict(zip(wanted, found, strict=True))
+
+
+def assert_equals_reference(inputs: Inputs, state: State, lengths: Tensor | None = None) -> None:
+    expected, last, gradients = outcome(inputs, state, lengths, "reference")
+    for plan in executors_for(inputs.memory, inputs):
+        out, after, found = outcome(inputs, state, lengths, plan)
+        assert_close(out, expected, f"{plan}: outputs")
+        assert_states_close(after, last, f"{plan}: state")
+        assert set(found) == set(gradients)
+        for name, gradient in gradients.items():
+            by_plan = found[name]
+            if gradient is None or by_plan is None:
+                present = gradient if by_plan is None else by_plan
+                assert present is None or not present.any(), f"{plan}: one of two gradients by {name} is missing"
+                continue
+            assert_close(by_plan, gradient, f"{plan}: gradient by {name}", 1e-7)
 
 
 # Models: every entry of the zoo, small, and variants that take other paths.

@@ -6,6 +6,7 @@ import pytest
 import torch
 from cases import (
     CHUNK,
+    CORE,
     HIGHER,
     KEEPING,
     LEARNING,
@@ -14,58 +15,16 @@ from cases import (
     SOME,
     Inputs,
     assert_close,
+    assert_equals_reference,
     assert_states_close,
-    content,
     each,
     executors_for,
+    leaves_of,
 )
-from torch import Tensor
 
 import mnemos as mn
 from mnemos.lowering import run_rows
 from mnemos.memory import AnyMemory, reference
-from mnemos.state import State
-
-
-def floating(state: State) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in state.tensors() if tensor.is_floating_point()}
-
-
-def leaves_of(state: State) -> State:
-    """The same state; its floating point tensors are leaves that want gradients."""
-    return state._map_rows(lambda x: x.detach().clone().requires_grad_(x.is_floating_point()))
-
-
-def outcome(
-    inputs: Inputs, state: State, lengths: Tensor | None, plan: str
-) -> tuple[Tensor, State, dict[str, Tensor | None]]:
-    """Outputs, final state, and gradients of a random-looking loss by every input and entry of the first state."""
-    out, after = run_rows(inputs.memory, inputs.q, inputs.k, inputs.v, inputs.controls, state, lengths, plan)
-    if lengths is not None:  # outputs beyond a row's length mean nothing
-        real = torch.arange(inputs.q.shape[1]) < lengths[:, None]
-        out = torch.where(real[:, :, None, None], out, 0.0)
-    loss = (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum()
-    loss = loss + sum(x.sin().sum() for x in content(after).values() if x.is_floating_point())
-    wanted = {name: x for name, x in inputs.tensors.items() if x.requires_grad} | floating(state)
-    wanted = {name: x for name, x in wanted.items() if x.is_leaf and x.requires_grad and x.numel()}
-    found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
-    return out, after, dict(zip(wanted, found, strict=True))
-
-
-def assert_equals_reference(inputs: Inputs, state: State, lengths: Tensor | None = None) -> None:
-    expected, last, gradients = outcome(inputs, state, lengths, "reference")
-    for plan in executors_for(inputs.memory, inputs):
-        out, after, found = outcome(inputs, state, lengths, plan)
-        assert_close(out, expected, f"{plan}: outputs")
-        assert_states_close(after, last, f"{plan}: state")
-        assert set(found) == set(gradients)
-        for name, gradient in gradients.items():
-            by_plan = found[name]
-            if gradient is None or by_plan is None:
-                present = gradient if by_plan is None else by_plan
-                assert present is None or not present.any(), f"{plan}: one of two gradients by {name} is missing"
-                continue
-            assert_close(by_plan, gradient, f"{plan}: gradient by {name}", 1e-7)
 
 
 def length_for(memory: AnyMemory) -> int:
@@ -166,6 +125,21 @@ def test_reading_several_queries_at_once(memory: mn.Memory) -> None:
     together = memory.read(state, inputs.q)
     one_by_one = torch.stack([memory.read(state, inputs.q[:, t]) for t in range(5)], 1)
     assert_close(together, one_by_one, "several queries")
+
+
+@each([m for m in CORE if m.structure.linear_in_weights])
+def test_a_single_token_without_gradients(memory: mn.Memory) -> None:
+    """It may run by an algorithm of its own, in place."""
+    inputs = Inputs(memory, 1)
+    state = inputs.lived()
+    arguments = (memory, inputs.q, inputs.k, inputs.v, inputs.controls)
+    for lengths in (None, torch.tensor([1, 0])):
+        expected, last = run_rows(*arguments, state, lengths, "reference")
+        with torch.no_grad():
+            out, after = run_rows(*arguments, state.clone(), lengths)
+        rows = slice(None) if lengths is None else slice(1)
+        assert_close(out[rows], expected[rows], "output")
+        assert_states_close(after, last)
 
 
 @each(SOME)

@@ -308,6 +308,45 @@ class TestLightNet:
         assert_same(aaren(x)[0], aaren.out(o.flatten(-2)))
 
 
+class TestPositionsOfCoupledLayers:
+    @pytest.mark.parametrize("axes", [(), (40,), (5, 8), (2, 5, 4)])
+    def test_answers_are_weighted_by_the_cosines_of_differences(self, axes: tuple[int, ...]) -> None:
+        """o_t = sum_j sum_i q_ti k_ji a_tji cos(f_i (n_t - n_j)) v_j, a_tji the product of decays in between, n the
+        coordinate along the axis that channel i belongs to."""
+        layer = build(Coupled(PrefixSoftmax(), axes=axes), width=24)
+        x = randn(B, T, 24)
+        q, v = layer.project(x).chunk(2, -1)
+        q, v, scores = by_head(F.silu(q)), by_head(v), by_head(layer.decay.linear(x))
+        places = torch.cartesian_prod(*[torch.arange(n) for n in axes]) if axes else torch.arange(T)
+        places = places.view(len(places), -1)[:T].double()  # (T, axes): row by row
+        group = 12 // places.shape[1]
+        frequency = 10000.0 ** (-torch.arange(group, dtype=torch.float64) / group)
+        difference = places[:, None] - places[None]  # (t, j, axes)
+        cosine = torch.cos(difference[..., None] * frequency).flatten(2)  # (t, j, K)
+        seen = torch.ones(T, T, dtype=torch.bool).tril()[None, :, :, None, None]
+        weights = torch.softmax(scores[:, None].masked_fill(~seen, -torch.inf), 2) * cosine[None, :, :, None]
+        o = torch.einsum("bthk,btjhk,bjhv->bthv", q, weights, v)
+        assert_same(layer(x)[0], layer.out(rms(o.flatten(-2), layer.norm.gain)))
+
+    def test_only_differences_count(self) -> None:
+        """Counting from another cell of the first axis changes nothing; a full grid begins again."""
+        layer = build(Coupled(LowerBounded(), axes=(100, 4)))
+        x = randn(B, T, WIDTH)
+        y, _ = layer(x)
+        start = layer.init_state(B)
+        for shift in (4, 40, 400):
+            shifted, _ = layer(x, start.successor(**start.entries | {"count": start["count"] + shift}))
+            assert_same(shifted, y)
+        across, _ = layer(x, start.successor(**start.entries | {"count": start["count"] + 2}))
+        assert float((across - y).detach().abs().max()) > 1e-3
+
+    def test_what_cannot_be_a_grid(self) -> None:
+        with pytest.raises(InvalidValue, match="axes="):
+            Coupled(LowerBounded(), axes=(3, 0))
+        with pytest.raises(InvalidValue, match="3 axes cannot share"):
+            Coupled(LowerBounded(), axes=(3, 3, 3)).build(16, 2)
+
+
 class TestAaren:
     @staticmethod
     def layer(loud: float = 1.0) -> Any:

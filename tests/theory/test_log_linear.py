@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -203,6 +205,40 @@ def test_level_weights() -> None:
     assert rule.scale.ndim == 1  # the optimiser decays matrices only
     with pytest.raises(InvalidValue, match="LevelWeights"):
         mn.LayerSpec(mn.Memory(), controls=(("rate", LevelWeights()),)).build(16, 2)
+
+
+def some_layer(spec: mn.layers.LayerDeclaration) -> Any:
+    layer = spec.build(16, 2).double()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("one", "base"),
+    [
+        (mn.zoo.log_linear_gated_deltanet(levels=9), mn.zoo.gated_deltanet()),
+        (mn.zoo.log_linear_mamba2(levels=9), mn.zoo.mamba2()),
+    ],
+    ids=["gated_deltanet", "mamba2"],
+)
+def test_layers_with_all_weights_1_are_the_base_layers(one: Any, base: Any) -> None:
+    layer, plain = some_layer(one), some_layer(base)
+    own = {n: x for n, x in layer.state_dict().items() if not n.startswith("controls.level.")}
+    plain.load_state_dict(own)
+    assert len(layer.state_dict()) == len(own) + 2
+    x = torch.randn(2, LONG, 16, dtype=torch.float64)
+    assert float((layer(x)[0] - plain(x)[0]).detach().abs().max()) > 1e-3
+    layer.controls["level"] = Ones()
+    out, _ = layer(x)
+    expected, _ = plain(x)
+    assert float((out - expected).detach().abs().max()) <= 1e-10
+
+
+class Ones(torch.nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ones(*x.shape[:2], 2, 9, dtype=x.dtype)
 
 
 @pytest.mark.parametrize(

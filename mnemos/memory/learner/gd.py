@@ -126,7 +126,11 @@ class GD(Learner):
 
         rate = controls["rate"][..., None, None] if self.rate is None else self.rate
         for name, weight in held.items():
-            step = (slopes[name] * -rate).mT @ trace.inputs[name]
+            scaled = (slopes[name] * -rate).mT
+            if in_place and not self.momentum and retention.scaling is not None:
+                entries[name] = weight.addcmul_(scaled, trace.inputs[name])  # a token's step is an outer product
+                continue
+            step = scaled @ trace.inputs[name]
             if self.momentum:
                 share = controls["momentum"][..., None, None]
                 before = state[f"momentum.{name}"]

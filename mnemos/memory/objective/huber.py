@@ -75,9 +75,9 @@ class Huber(Objective):
     def slope(self, prediction: Tensor, value: Tensor, controls: Controls) -> Tensor:
         r, delta = prediction - value, self._threshold(controls)
         if self.form == "coordinate":
-            if isinstance(delta, float):
-                return r.clamp(-delta, delta)
-            return torch.minimum(torch.maximum(r, -delta), delta)
+            if isinstance(delta, Tensor):
+                return torch.minimum(torch.maximum(r, -delta), delta)
+            return r.clamp(-delta, delta)
         length = norm(r)
         if self.form == "norm":
             beyond = r * (delta / torch.where(length > 0, length, 1.0))

@@ -1,5 +1,7 @@
 """How a key-value memory answers."""
 
+from mnemos.memory.read.base import Read
+from mnemos.memory.read.local_linear import LocalLinear
 from mnemos.memory.read.softmax import Softmax
 
-__all__ = ["Softmax"]
+__all__ = ["LocalLinear", "Read", "Softmax"]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mnemos.memory.declaration import Declaration, expect
+from torch import Tensor
+
+from mnemos.memory.declaration import expect
+from mnemos.memory.read.base import Read
 
 
 @dataclass(frozen=True)
-class Softmax(Declaration):
+class Softmax(Read):
     """o = sum_j softmax_j(scale q . k_j) v_j over the kept entries.
 
     scale: a number, or None for 1/sqrt(key_dim). rotary: the base of rotary positions (10000 is customary; key_dim
@@ -21,3 +24,6 @@ class Softmax(Declaration):
     def __post_init__(self) -> None:
         expect(self.scale is None or self.scale > 0, f"Softmax(scale=) must be positive; got {self.scale}.")
         expect(self.rotary is None or self.rotary > 1, f"Softmax(rotary=) is a base above 1; got {self.rotary}.")
+
+    def answer(self, weights: Tensor, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        return weights @ values

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mnemos.memory.keeping import KVMemory
 from mnemos.memory.protocol import Controls
+from mnemos.memory.read import LocalLinear
 from mnemos.memory.retain import Window
 from mnemos.state import State
 
@@ -34,14 +35,23 @@ def keep(
             query = _turned(memory, q[b, t][None], index[-1:])[0]
             keys = _turned(memory, keys, index)
             scale = memory.read_rule.scale or 1 / math.sqrt(k.shape[-1])
-            out = [
-                torch.softmax(scale * keys[:, h // group] @ query[h], 0) @ values[:, h // group] for h in range(heads)
-            ]
+            out = [_answer(memory, scale, query[h], keys[:, h // group], values[:, h // group]) for h in range(heads)]
             outputs.append(torch.stack(out))
         outputs += [v.new_zeros(heads, v.shape[-1])] * (time - len(outputs))
         rows.append((torch.stack(outputs) if outputs else v.new_zeros(0, heads, v.shape[-1]), entries, count))
     out = torch.stack([row[0] for row in rows]) if rows else v.new_zeros(0, time, heads, v.shape[-1])
     return out, _stored(memory, state, k, v, [(entries, count) for _, entries, count in rows])
+
+
+def _answer(memory: KVMemory, scale: float, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """The answer of one head to q (K,) from keys (N, K) and values (N, V)."""
+    weights = torch.softmax(scale * keys @ q, 0)
+    if not isinstance(memory.read_rule, LocalLinear):
+        return weights @ values
+    # The normal equations of v_j = b + W (k_j - q) by b and W at once.
+    rows = torch.cat([torch.ones_like(keys[:, :1]), keys - q], 1)
+    ridge = torch.diag(torch.tensor([0.0] + [memory.read_rule.ridge] * len(q), dtype=q.dtype, device=q.device))
+    return torch.linalg.solve(rows.T @ (weights[:, None] * rows) + ridge, rows.T @ (weights[:, None] * values))[0]
 
 
 def _turned(memory: KVMemory, x: Tensor, positions: Tensor) -> Tensor:

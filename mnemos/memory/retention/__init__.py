@@ -11,6 +11,7 @@ from mnemos.memory.retention.keep import Keep
 from mnemos.memory.retention.kl import KL
 from mnemos.memory.retention.lq import Lq
 from mnemos.memory.retention.mirror import Mirror
+from mnemos.memory.retention.orthogonal_slots import OrthogonalSlots
 
 __all__ = [
     "DPLR",
@@ -23,5 +24,6 @@ __all__ = [
     "Keep",
     "Lq",
     "Mirror",
+    "OrthogonalSlots",
     "Retention",
 ]
