@@ -19,8 +19,9 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def one_core() -> None:
+def one_core_and_every_warning() -> None:
     torch.set_num_threads(1)
+    torch.set_warn_always(True)  # warnings are errors here; given once only, they would meet the first test alone
 
 
 @pytest.fixture(autouse=True)

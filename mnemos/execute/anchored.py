@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mnemos.execute.base import declines_unless_gradient
-from mnemos.execute.chunks import cut, cut_controls, join, live_tokens
+from mnemos.execute.chunks import cut_controls, join, live_tokens
 from mnemos.execute.coefficients import Coefficients, coefficients, scale_tokens, scale_weight, scores
 from mnemos.execute.request import Request
 from mnemos.memory import Controls, Memory
@@ -39,7 +39,7 @@ class AnchoredDual:
         shapes = memory.structure.shapes(request.key_dim, request.value_dim).values()
         size = sum(o * i for o, i in shapes)
         inside = sum(2 * memory.learner.chunk * (o + i) for o, i in shapes)
-        return float(tokens * (size * (8 + (2 if memory.learner.momentum else 0)) + inside))
+        return float(tokens * (size * (8 + (6 if memory.learner.momentum else 0)) + inside))
 
     def run(
         self,
@@ -51,7 +51,7 @@ class AnchoredDual:
         state: State,
         lengths: Tensor | None,
     ) -> tuple[Tensor, State]:
-        phase, length, size = state["phase"], q.shape[1], memory.learner.chunk
+        phase, (batch, length, heads, _), size = state["phase"], q.shape, memory.learner.chunk
         dtype = state[next(iter(state.fresh))].dtype
         inputs = {"q": q, "k": k, "v": v, **controls}
         aligned = not torch.compiler.is_compiling() and not bool(phase.any())
@@ -60,48 +60,51 @@ class AnchoredDual:
         else:  # rows stand at different places of a chunk: shift each one to where its chunk began
             moved, real = shift_to_chunks(list(inputs.values()), phase, lengths, size)
             inputs = dict(zip(inputs, moved, strict=True))
-            live = real.view(len(phase), 1, -1, size)
-        queries, keys, values = (cut(inputs.pop(name).to(dtype), size) for name in ("q", "k", "v"))
-        cut_up = cut_controls(inputs, size, dtype)
-        judged = [c.name for c in memory.objective.controls]
-        c = coefficients(memory, cut_up, live, keys)
+            live = real.view(batch, 1, -1, size)
+        # Rows and heads in one axis: (B * H, N, C, ...).
+        laid = {name: x.flatten(0, 1) for name, x in cut_controls(inputs, size, dtype).items()}
+        live = None if live is None else live.expand(batch, heads, -1, -1).flatten(0, 1)
+        c = coefficients(memory, {name: laid[name] for name in controls}, live, laid["k"])
+        queries, keys, values = (laid[name].unbind(1) for name in ("q", "k", "v"))
+        judged = {control.name: laid[control.name].unbind(1) for control in memory.objective.controls}
 
-        names = list(memory.structure.shapes(q.shape[-1], v.shape[-1]))
-        weights = {n: state[n] for n in names}
-        momentum = {n: state[f"momentum.{n}"] for n in names} if memory.learner.momentum else {}
-        anchor = {n: state[f"anchor.{n}"] for n in names}
-        touched = None if live is None else live[:, 0].any(-1)  # (B, N): rows with real tokens in each chunk
+        shapes = memory.structure.shapes(q.shape[-1], v.shape[-1])
+        parts = ["", "momentum."] if memory.learner.momentum else [""]
+        # Each weight side by side with its momentum, so that one product reads or writes both.
+        held = {name: torch.cat([state[part + name] for part in parts], -1).flatten(0, 1) for name in shapes}
+        anchor = {name: state[f"anchor.{name}"].flatten(0, 1) for name in shapes}
+        touched = None if live is None else live.any(-1)  # (B * H, N): rows with real tokens in each chunk
         if touched is None:
-            everyone = [True] * keys.shape[2]
+            everyone = [True] * len(keys)
         else:
-            everyone = [False] * keys.shape[2] if torch.compiler.is_compiling() else touched.all(0).tolist()
+            everyone = [False] * len(keys) if torch.compiler.is_compiling() else touched.all(0).tolist()
         outputs = []
-        pieces = zip(c.unbind(2), queries.unbind(2), keys.unbind(2), values.unbind(2), strict=True)
-        for n, (here, query, key, value) in enumerate(pieces):
-            if n or aligned:
-                point = weights
-            else:
-                opens = (phase == 0)[:, None, None, None]
-                point = {name: torch.where(opens, weights[name], anchor[name]) for name in names}
+        for n, (here, query, key, value) in enumerate(zip(c.unbind(1), queries, keys, values, strict=True)):
+            point = {name: held[name][..., : shape[1]] for name, shape in shapes.items()}
+            if not n and not aligned:
+                opens = (phase == 0).repeat_interleave(heads)[:, None, None]
+                point = {name: torch.where(opens, point[name], anchor[name]) for name in shapes}
             trace = memory.structure.trace({name: memory.retention.link(w) for name, w in point.items()}, key)
-            of_objective = {name: cut_up[name][:, :, n] for name in judged}
+            of_objective = {name: x[n] for name, x in judged.items()}
             slopes = trace.pullback(memory.objective.slope(trace.prediction, value, of_objective))
-            outputs.append(self.read(memory, here, weights, momentum, trace.inputs, slopes, query))
+            outputs.append(self.read(memory, here, held, trace.inputs, slopes, query))
             if everyone[n]:
                 anchor = point
             else:
                 assert touched is not None
-                here_too = touched[:, n, None, None, None]
-                anchor = {name: torch.where(here_too, point[name], anchor[name]) for name in names}
-            weights, momentum = _after(here, weights, momentum, trace.inputs, slopes)
+                here_too = touched[:, n, None, None]
+                anchor = {name: torch.where(here_too, point[name], anchor[name]) for name in shapes}
+            held = {name: _after(here, held[name], trace.inputs[name], slopes[name]) for name in shapes}
 
-        out = join(torch.stack(outputs, 2), length if aligned else len(outputs) * size)
+        out = join(torch.stack(outputs, 1).unflatten(0, (batch, heads)), length if aligned else len(outputs) * size)
         if not aligned:
             out = shift_back(out, phase, length)
-        entries: dict[str, Tensor | State] = dict(weights)
-        entries |= {f"momentum.{name}": x for name, x in momentum.items()}
-        # Never the incoming state's own weights: a step works in place, and must reach one state only.
-        entries |= {f"anchor.{name}": x.clone() if x is state[name] else x for name, x in anchor.items()}
+        entries: dict[str, Tensor | State] = {}
+        for name, both in held.items():
+            pieces = both.unflatten(0, (batch, heads)).chunk(len(parts), -1)
+            entries |= {part + name: x.contiguous() for part, x in zip(parts, pieces, strict=True)}
+        # Copies: a step works in place, and must reach one state only.
+        entries |= {f"anchor.{name}": x.unflatten(0, (batch, heads)).clone() for name, x in anchor.items()}
         entries["phase"] = (phase + (length if lengths is None else lengths)) % size
         return out.to(v.dtype), state.successor(**entries)
 
@@ -109,38 +112,30 @@ class AnchoredDual:
         self,
         memory: Memory,
         c: Coefficients,
-        weights: dict[str, Tensor],
-        momentum: dict[str, Tensor],
+        held: dict[str, Tensor],
         inputs: dict[str, Tensor],
         slopes: dict[str, Tensor],
         query: Tensor,
     ) -> Tensor:
-        """M(q_t) at every token's own weights, without forming them."""
+        """M(q_t) at every token's own weights."""
         rows = slice(1, None) if memory.read_timing == "after" else slice(None, -1)
 
         def linear(name: str, x: Tensor) -> Tensor:
-            out = scale_tokens(x, c.carry[..., rows]) @ weights[name].mT
+            asked = scale_tokens(x, c.carry[..., rows])
             if c.carry_momentum is not None:
-                out = out + scale_tokens(x, c.carry_momentum[..., rows]) @ momentum[name].mT
-            return out - scores(x, inputs[name], c.write[..., rows, :]) @ slopes[name]
+                asked = torch.cat([asked, scale_tokens(x, c.carry_momentum[..., rows])], -1)
+            written = scores(x, inputs[name], c.write[..., rows, :])
+            return torch.baddbmm(asked @ held[name].mT, written, slopes[name], alpha=-1)
 
         return memory.structure.forward(linear, query)
 
 
-def _after(
-    c: Coefficients,
-    weights: dict[str, Tensor],
-    momentum: dict[str, Tensor],
-    inputs: dict[str, Tensor],
-    slopes: dict[str, Tensor],
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Weights and momentum after the chunk."""
-    new_weights, new_momentum = {}, {}
-    for name, weight in weights.items():
-        written = slopes[name].mT @ scale_tokens(inputs[name], c.write[..., -1, :])
-        new_weights[name] = scale_weight(weight, c.carry[..., -1]) - written
-        if c.carry_momentum is not None and c.momentum_carry is not None and c.momentum_write is not None:
-            new_weights[name] = new_weights[name] + scale_weight(momentum[name], c.carry_momentum[..., -1])
-            kicked = slopes[name].mT @ (inputs[name] * c.momentum_write[..., None])
-            new_momentum[name] = momentum[name] * c.momentum_carry[..., None, None] - kicked
-    return new_weights, new_momentum
+def _after(c: Coefficients, held: Tensor, inputs: Tensor, slope: Tensor) -> Tensor:
+    """A weight, side by side with its momentum if there is any, after the chunk."""
+    written = scale_tokens(inputs, c.write[..., -1, :])
+    if c.carry_momentum is None or c.momentum_carry is None or c.momentum_write is None:
+        return torch.baddbmm(scale_weight(held, c.carry[..., -1]), slope.mT, written, alpha=-1)
+    weight, momentum = held.chunk(2, -1)
+    moved = scale_weight(weight, c.carry[..., -1]) + scale_weight(momentum, c.carry_momentum[..., -1])
+    kept = torch.cat([moved, momentum * c.momentum_carry[..., None, None]], -1)
+    return torch.baddbmm(kept, slope.mT, torch.cat([written, inputs * c.momentum_write[..., None]], -1), alpha=-1)

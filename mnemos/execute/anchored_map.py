@@ -48,35 +48,29 @@ class AnchoredMap(AnchoredDual):
         self,
         memory: Memory,
         c: Coefficients,
-        weights: dict[str, Tensor],
-        momentum: dict[str, Tensor],
+        held: dict[str, Tensor],
         inputs: dict[str, Tensor],
         slopes: dict[str, Tensor],
         query: Tensor,
     ) -> Tensor:
-        names = list(weights)
         rows = slice(1, None) if memory.read_timing == "after" else slice(None, -1)
-        factors = [c.carry[..., 0, rows], c.write[..., 0, rows, :]]
-        if c.carry_momentum is not None:
-            factors.append(c.carry_momentum[..., 0, rows])
-        tensors = [*factors, query, *(x[n] for x in (weights, inputs, slopes, momentum) if x for n in names)]
+        names = list(held)
 
-        def answers(*tensors: Tensor) -> Tensor:
-            count, size = len(factors), len(names)
-            query, *of = tensors[count:]
-            held, read, slope, pushed = (of[i * size : (i + 1) * size] for i in range(4))
+        def answers(c: Coefficients, query: Tensor, *tensors: Tensor) -> Tensor:
             linked = {}
-            for i, name in enumerate(names):
-                written = slope[i][..., :, :, None] * read[i][..., :, None, :]
-                states = (tensors[1] @ written.flatten(-2)).unflatten(-1, written.shape[-2:])
-                states = tensors[0][..., None, None] * held[i].unsqueeze(-3) - states
-                if count == 3:
-                    states = states + tensors[2][..., None, None] * pushed[i].unsqueeze(-3)
+            for name, both, read, slope in zip(names, *(tensors[i::3] for i in range(3)), strict=True):
+                weight, *momentum = both.unsqueeze(-3).chunk(1 if c.carry_momentum is None else 2, -1)
+                written = slope[..., :, :, None] * read[..., :, None, :]
+                states = (c.write[..., 0, rows, :] @ written.flatten(-2)).unflatten(-1, written.shape[-2:])
+                states = c.carry[..., 0, rows, None, None] * weight - states
+                if c.carry_momentum is not None:
+                    states = states + c.carry_momentum[..., 0, rows, None, None] * momentum[0]
                 linked[name] = memory.retention.link(states)
             return memory.structure.forward(lambda name, x: x @ linked[name].mT, query.unsqueeze(-2)).squeeze(-2)
 
+        tensors = [x for name in names for x in (held[name], inputs[name], slopes[name])]
         if not torch.is_grad_enabled():
-            return answers(*tensors)
-        out = checkpoint(answers, *tensors, use_reentrant=False, preserve_rng_state=False)
+            return answers(c, query, *tensors)
+        out = checkpoint(answers, c, query, *tensors, use_reentrant=False, preserve_rng_state=False)
         assert isinstance(out, Tensor)
         return out

@@ -21,7 +21,7 @@ from torch import Tensor
 import mnemos as mn
 from mnemos.errors import InvalidValue
 from mnemos.execute import Request
-from mnemos.layers import Sigmoid, Unit
+from mnemos.layers import LowRankDecay, Phase, Polarised, Sigmoid, Softplus, Unit
 from mnemos.lowering import candidates, run_rows
 from mnemos.memory import (
     AnyMemory,
@@ -465,7 +465,9 @@ def variant_models() -> dict[str, mn.ModelSpec]:
         "titans_lmm-exact": zoo.titans_lmm(depth=1, chunk=None),
         "titans_lmm-token-by-token": zoo.titans_lmm(depth=2, chunk=None, expansion=1),
         "moneta-exact": zoo.moneta(exact=True, chunk=4, expansion=2),
-        "yaad-linear": zoo.yaad(depth=1, chunk=None),
+        "yaad-linear": zoo.yaad(depth=1, chunk=None).replace(
+            controls=(("rate", Sigmoid()), ("decay", Sigmoid(bias=4.0)), ("delta", Softplus(bias=-2.0)))
+        ),
         "titans_lmm-persistent": zoo.titans_lmm(chunk=4, persistent=3),
         "titans_mag-matrix": zoo.titans_mag(window=8, depth=1, chunk=None),
         "titans_mac-no-persistent": zoo.titans_mac(segment=4, persistent=0),
@@ -474,10 +476,16 @@ def variant_models() -> dict[str, mn.ModelSpec]:
         "sliding_window-no-sinks": zoo.sliding_window(5, sinks=0),
         "gated_deltanet-no-conv": zoo.gated_deltanet(conv=None, value_expand=2.0),
         "nobodys": mn.LayerSpec(NOBODYS, keys=Unit(), controls=(("rate", Sigmoid(bias=-3.0)),)),
+        "turning": mn.LayerSpec(
+            mn.Memory(mn.Matrix(), mn.L2(), mn.Decay(per="pair", rotate="key")),
+            keys=Unit(),
+            controls=(("angle", Phase()),),
+        ),
         "longhorn-full": zoo.longhorn(diagonal=False),
         "mixed": [zoo.gated_deltanet(), zoo.sliding_window(8)],
         "lightnet-grid": zoo.lightnet(gate_rank=3, axes=(3, 5)),
         "lightnet-positions": zoo.lightnet(gate_rank=3, axes=()),
+        "gla-polarised": zoo.gla().replace(controls=(("decay", Polarised(LowRankDecay(4), zeros=2)),)),
         "mamba2-groups": zoo.mamba2(state_dim=3, groups=2),
         "rat-short": zoo.rat(chunk=3, groups=1),
         "untied": mn.ModelSpec(pattern=(zoo.deltanet(),), tied=False),

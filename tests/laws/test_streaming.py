@@ -188,12 +188,16 @@ def test_gradients_reach_back_through_an_attached_state_only(memory: AnyMemory) 
     detached, cut = late_loss(detach=True)
     assert torch.equal(attached, detached)
     assert_close(attached, whole[:, 9:], "outputs")
+    reached = False
     for found, expected, short in zip(reaching, full, cut, strict=True):
-        assert found is not None and expected is not None
+        if found is None or expected is None:
+            assert found is None or not found.any()
+            assert expected is None or not expected.any()
+            continue
         assert_close(found, expected, "gradient through the state", 1e-8)
         assert short is None or not short[:, :9].any()
-        window = isinstance(memory, mn.KVMemory) and memory.retain.capacity == 1
-        assert bool(found[:, :9].any()) or window
+        reached |= bool(found[:, :9].any())
+    assert reached or (isinstance(memory, mn.KVMemory) and memory.retain.capacity == 1)
 
 
 @each_model(["titans_lmm", "gated_deltanet", "titans_mac", "transformer", "sliding_window", "linear_attention"])

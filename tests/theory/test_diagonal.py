@@ -385,7 +385,7 @@ def test_white_noise_keeps_its_variance() -> None:
 
 def test_factors_start_between_nine_tenths_and_nearly_one() -> None:
     layer = mn.zoo.hawk().build(512, H)
-    a = torch.sigmoid(-layer.forgetting) ** 8
+    a = torch.sigmoid(-layer.forgetting.detach()) ** 8
     assert 0.9 <= float(a.min()) < 0.92 and 0.99 < float(a.max()) <= 0.999 + 1e-6
 
 
@@ -421,7 +421,7 @@ def test_recurrentgemma_scales_embeddings_and_caps_logits() -> None:
         plain.head, plain.embedding.weight = torch.nn.Linear(16, 7, bias=False).double(), torch.nn.Parameter(4 * head)
         plain.head.weight.copy_(head)
     tokens = torch.randint(0, 7, (2, 9))
-    logits, raw = model(tokens)[0], plain(tokens)[0]
+    logits, raw = model(tokens)[0].detach(), plain(tokens)[0].detach()
     assert float(raw.abs().max()) > 30 > float(logits.abs().max())
     assert_same(logits, 30 * torch.tanh(raw / 30))
 
@@ -513,7 +513,7 @@ def test_ffm_is_its_closed_form() -> None:
 
 def impulse(layer: FastForgetfulLayer, time: int) -> Tensor:
     """Traces (T, contexts, 2 m) after a 1 at the first token."""
-    decay, angle = layer.factors(torch.float64)
+    decay, angle = (x.detach() for x in layer.factors(torch.float64))
     shape = (1, time, layer.groups, layer.traces)
     value = torch.zeros(1, time, layer.groups, layer.channels, dtype=torch.float64)
     value[:, 0, :, : layer.traces] = 1
@@ -531,7 +531,7 @@ def test_an_impulse_fades_and_oscillates() -> None:
 
 def test_the_slowest_trace_forgets_to_one_percent_after_its_span() -> None:
     layer = mn.zoo.ffm().build(WIDTH, H)
-    decay, angle = layer.factors(torch.float64)
+    decay, angle = (x.detach() for x in layer.factors(torch.float64))
     assert float(decay.max()) ** 1024 == pytest.approx(0.01, rel=1e-3)
     assert float(angle.min()) * 1024 == pytest.approx(2 * math.pi, rel=1e-5)
     assert len(decay) == 32 and len(angle) == 4

@@ -89,7 +89,7 @@ class MLP(Structure):
             error = _unit_pullback(outputs[last], error) if self.norm else error
             errors = {last: error}
             for name, above in zip(reversed(self.names[:-1]), reversed(self.names[1:]), strict=True):
-                error = (error @ weights[above]) * _slope(self.activation, outputs[name])
+                error = _activation_pullback(self.activation, outputs[name], error @ weights[above])
                 errors[name] = error
             return errors
 
@@ -102,14 +102,14 @@ def _activate(name: str, z: Tensor) -> Tensor:
     return F.silu(z) if name == "silu" else F.relu(z)
 
 
-def _slope(name: str, z: Tensor) -> Tensor:
-    """The activation's derivative."""
+def _activation_pullback(name: str, z: Tensor, error: Tensor) -> Tensor:
+    """From d loss / d act(z) to d loss / d z."""
     if name == "gelu":
-        return 0.5 * (1 + torch.erf(z / math.sqrt(2))) + z * torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+        return torch.ops.aten.gelu_backward(error, z)
     if name == "silu":
         s = torch.sigmoid(z)
-        return s * (1 + z * (1 - s))
-    return (z > 0).to(z.dtype)
+        return error * (s * (1 + z * (1 - s)))
+    return error * (z > 0)
 
 
 def _unit_pullback(z: Tensor, error: Tensor) -> Tensor:
