@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,8 +10,7 @@ from torch import Tensor
 from mnemos.memory import AnyMemory, Everything, KVMemory
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """A run to be planned. `training`: gradients are wanted."""
 
     batch: int

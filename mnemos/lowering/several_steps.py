@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch.nn.functional as F
@@ -27,7 +26,7 @@ class SeveralSteps:
         return memory.replace(learner=memory.learner.replace(steps=1))
 
     def request(self, memory: Any, request: Request) -> Request:
-        return replace(request, length=request.length * memory.pairs)
+        return request._replace(length=request.length * memory.pairs)
 
     def run(
         self,

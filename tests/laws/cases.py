@@ -21,7 +21,7 @@ from torch import Tensor
 import mnemos as mn
 from mnemos.errors import InvalidValue
 from mnemos.execute import Request
-from mnemos.layers import LowRankDecay, Phase, Polarised, Sigmoid, Softplus, Unit
+from mnemos.layers import Direction, LowRankDecay, Mimetic, Phase, Polarised, Sigmoid, Softplus, Unit
 from mnemos.lowering import candidates, run_rows
 from mnemos.memory import (
     AnyMemory,
@@ -481,6 +481,11 @@ def variant_models() -> dict[str, mn.ModelSpec]:
             keys=Unit(),
             controls=(("angle", Phase()),),
         ),
+        "removing": mn.LayerSpec(
+            mn.Memory(mn.Matrix(), mn.Dot(), mn.memory.DPLR(), mn.GD(rate=1.0)),
+            controls=(("removal", Direction()), ("replacement", Direction(0.5))),
+        ),
+        "gla-mimetic": Mimetic(zoo.gla(key_expand=1.0)),
         "longhorn-full": zoo.longhorn(diagonal=False),
         "mixed": [zoo.gated_deltanet(), zoo.sliding_window(8)],
         "lightnet-grid": zoo.lightnet(gate_rank=3, axes=(3, 5)),

@@ -126,16 +126,16 @@ class GD(Learner):
 
         rate = controls["rate"][..., None, None] if self.rate is None else self.rate
         for name, weight in held.items():
-            scaled = (slopes[name] * -rate).mT
+            scaled, read = (slopes[name] * -rate).mT, trace.inputs[name]  # one pair: their product is an outer one
             if in_place and not self.momentum and retention.scaling is not None:
-                entries[name] = weight.addcmul_(scaled, trace.inputs[name])  # a token's step is an outer product
+                entries[name] = weight.addcmul_(scaled, read)
                 continue
-            step = scaled @ trace.inputs[name]
             if self.momentum:
-                share = controls["momentum"][..., None, None]
-                before = state[f"momentum.{name}"]
-                step = before.mul_(share).add_(step) if in_place else before * share + step
+                share, before = controls["momentum"][..., None, None], state[f"momentum.{name}"]
+                step = before.mul_(share).addcmul_(scaled, read) if in_place else before * share + scaled @ read
                 entries[f"momentum.{name}"] = step
+            else:
+                step = scaled @ read
             entries[name] = retention.combine(weight, step, controls, in_place)
         return entries
 
