@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mnemos.execute.base import declines_unless_matrix
@@ -118,18 +119,19 @@ class FLAKernel:
             if decay is not None:
                 decay = torch.where(live if decay.ndim == 3 else live[..., None], decay, 1.0)
 
-        given = {"q": q.to(v.dtype), "k": k.to(v.dtype), "v": v, "initial_state": start.mT.contiguous()}
+        given = {"q": _even(q.to(v.dtype)), "k": _even(k.to(v.dtype)), "initial_state": _even(_even(start).mT)}
         if decay is not None:
-            given["g"] = log_decay(decay)
+            given["g"] = log_decay(decay) if decay.ndim == 3 else _even(log_decay(decay))
         if memory.objective.slope_kind == "identity":
-            given["beta"] = rate
-        elif memory.learner.rate != 1.0 or lengths is not None:
-            given["v"] = (v * rate[..., None]).to(v.dtype)
+            given["v"], given["beta"] = _even(v), rate
+        else:
+            given["v"] = _even((v * rate[..., None]).to(v.dtype))
         if torch.is_grad_enabled():
             given = dict(zip(given, _FirstOrder.apply(*given.values()), strict=True))  # pyright: ignore[reportArgumentType]
         chunk = load(KERNELS[memory.objective.slope_kind, memory.retention.scaling or "none"])
         out, last = chunk(**given, scale=1.0, output_final_state=True)
-        return out.to(v.dtype), state.successor(matrix=last.mT.contiguous())
+        weight = last.mT[..., : v.shape[-1], : k.shape[-1]].contiguous()
+        return out[..., : v.shape[-1]].to(v.dtype), state.successor(matrix=weight)
 
 
 def load(kernel: Kernel) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -166,6 +168,11 @@ def _numbers(text: str) -> tuple[int, ...]:
     """ "3.7.1+git" -> (3, 7, 1); an empty tuple, less than all, where there are none."""
     found = re.match(r"\d+(\.\d+)*", text)
     return () if found is None else tuple(int(number) for number in found[0].split("."))
+
+
+def _even(x: Tensor) -> Tensor:
+    """x with a channel of zeros more where their number is odd: Triton miscompiles odd rows of 16-bit numbers."""
+    return F.pad(x, (0, 1)) if x.shape[-1] % 2 else x.contiguous()
 
 
 def log_decay(decay: Tensor) -> Tensor:
