@@ -108,7 +108,8 @@ class FLAKernel:
         lengths: Tensor | None,
     ) -> tuple[Tensor, State]:
         assert isinstance(memory, Memory) and isinstance(memory.learner, GD)
-        start = state["matrix"]
+        held = state["matrix"]
+        start = held.to(memory.state_dtype(v.dtype))  # the only precision of states that the kernels take
         rate, decay = controls.get("rate"), controls.get("decay")
         if rate is None:
             rate = start.new_full(v.shape[:3], memory.learner.rate or 0.0)
@@ -131,7 +132,7 @@ class FLAKernel:
         chunk = load(KERNELS[memory.objective.slope_kind, memory.retention.scaling or "none"])
         out, last = chunk(**given, scale=1.0, output_final_state=True)
         weight = last.mT[..., : v.shape[-1], : k.shape[-1]].contiguous()
-        return out[..., : v.shape[-1]].to(v.dtype), state.successor(matrix=weight)
+        return out[..., : v.shape[-1]].to(v.dtype), state.successor(matrix=weight.to(held.dtype))
 
 
 def load(kernel: Kernel) -> Callable[..., tuple[Tensor, Tensor]]:

@@ -469,6 +469,14 @@ def test_half_precision(kernels: None, memory: mn.Memory, dtype: torch.dtype) ->
         close(found[name], gradient, f"gradient by {name}", 0.05)
 
 
+def test_a_state_of_more_precision_than_the_inputs_want(kernels: None) -> None:
+    case = Case(mn.Memory(retention=mn.Decay()), 19, dtype=torch.bfloat16)
+    _, expected = case.run("fla kernel")
+    case.start = case.start.detach().double()
+    _, last = case.run("fla kernel")
+    assert last.dtype == torch.float64 and torch.equal(last.float(), expected)
+
+
 def test_queries_in_another_dtype_than_values(kernels: None) -> None:
     """Under autocast some layers normalise queries and keys in float32."""
     case = Case(mn.Memory(), 19, dtype=torch.bfloat16)
