@@ -10,6 +10,7 @@ from mnemos.execute.delta import TriangularDelta
 from mnemos.execute.diagonal_steps import DiagonalSteps
 from mnemos.execute.dplr import TriangularRemoval
 from mnemos.execute.fenwick import Fenwick
+from mnemos.execute.fla_kernels import FLAKernel
 from mnemos.execute.higher_order import NestedSums
 from mnemos.execute.local_linear import LocalLinearAttention
 from mnemos.execute.loop import Loop
@@ -28,6 +29,7 @@ __all__ = [
     "DiagonalScan",
     "DiagonalSteps",
     "Executor",
+    "FLAKernel",
     "Fenwick",
     "FullAttention",
     "LocalLinearAttention",

@@ -12,6 +12,7 @@ from mnemos.execute import (
     DiagonalSteps,
     Executor,
     Fenwick,
+    FLAKernel,
     FullAttention,
     LocalLinearAttention,
     Loop,
@@ -37,6 +38,7 @@ STEPS: tuple[Executor, ...] = (MatrixStep(), Loop())
 
 EXECUTORS: tuple[Executor, ...] = (
     STEPS[0],
+    FLAKernel(),
     CumulativeDecay(),
     DiagonalScan(),
     OuterDecay(),
