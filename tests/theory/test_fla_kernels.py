@@ -113,7 +113,7 @@ def kernels(machine: None, monkeypatch: pytest.MonkeyPatch) -> None:
     declines = FLAKernel.declines
 
     def on_gpu(self: FLAKernel, memory: Any, request: Request) -> str | None:
-        return declines(self, memory, replace(request, device="cuda", dtype=torch.bfloat16))
+        return declines(self, memory, request._replace(device="cuda", dtype=torch.bfloat16))
 
     monkeypatch.setattr(FLAKernel, "declines", on_gpu)
 
@@ -168,10 +168,10 @@ def test_which_memories_it_accepts(machine: None) -> None:
 @pytest.mark.parametrize(
     ("memory", "request_", "words"),
     [
-        (mn.Memory(), replace(GPU, device="cpu"), "it is for GPUs; the inputs are on cpu"),
-        (mn.Memory(), replace(GPU, dtype=torch.float64), "less precise than float64"),
-        (mn.Memory(), replace(GPU, dtype=torch.float32), "less precise than float32"),
-        (mn.Memory(), replace(GPU, key_dim=257), "at most 256 wide"),
+        (mn.Memory(), GPU._replace(device="cpu"), "it is for GPUs; the inputs are on cpu"),
+        (mn.Memory(), GPU._replace(dtype=torch.float64), "less precise than float64"),
+        (mn.Memory(), GPU._replace(dtype=torch.float32), "less precise than float32"),
+        (mn.Memory(), GPU._replace(key_dim=257), "at most 256 wide"),
         (mn.Memory(mn.Matrix(), mn.Huber(0.5)), GPU, "neither constant nor the residual"),
         (mn.Memory(mn.MLP(depth=2)), GPU, "not a single matrix"),
         (mn.Memory(learner=mn.GD(momentum=True)), GPU, "no momentum"),
@@ -190,7 +190,7 @@ def test_why_it_declines(machine: None, memory: Any, request_: Request, words: s
 
 
 def test_wide_keys_without_a_gradient_that_depends_on_the_state(machine: None) -> None:
-    assert FLAKernel().declines(mn.Memory(mn.Matrix(), mn.Dot()), replace(GPU, key_dim=512)) is None
+    assert FLAKernel().declines(mn.Memory(mn.Matrix(), mn.Dot()), GPU._replace(key_dim=512)) is None
 
 
 def test_it_does_not_cut_a_compiled_graph(machine: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +250,7 @@ def test_gradients_that_triton_gets_wrong(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (generation, 0))
     gated = mn.Memory(retention=mn.Decay())
     assert (FLAKernel().declines(gated, GPU) is None) == right
-    assert FLAKernel().declines(gated, replace(GPU, training=False)) is None
+    assert FLAKernel().declines(gated, GPU._replace(training=False)) is None
     assert FLAKernel().declines(mn.Memory(), GPU) is None
 
 
@@ -266,7 +266,7 @@ def test_on_a_cpu_nothing_is_looked_for(forgetful: None, monkeypatch: pytest.Mon
     layer(torch.randn(1, 8, 16))
     assert "fla" not in sys.modules
     with pytest.raises(PlanError, match="it is for GPUs"):
-        lower(mn.Memory(), replace(GPU, device="cpu"), "fla kernel")
+        lower(mn.Memory(), GPU._replace(device="cpu"), "fla kernel")
 
 
 def test_it_is_taken_where_it_can(machine: None) -> None:
@@ -515,7 +515,7 @@ def test_the_real_kernels(memory: mn.Memory, time: int, zeros: bool) -> None:
         pytest.skip("nothing decays")
     torch.use_deterministic_algorithms(False)
     case = Case(memory, time, zeros=zeros, dtype=torch.bfloat16, sizes=(64, 33))
-    reason = FLAKernel().declines(memory, replace(GPU, length=time))
+    reason = FLAKernel().declines(memory, GPU._replace(length=time))
     if reason is not None:
         pytest.skip(reason)
     lengths = torch.tensor([time - 7, time])
