@@ -21,7 +21,7 @@ from torch import Tensor
 import mnemos as mn
 from mnemos.errors import InvalidValue
 from mnemos.execute import Request
-from mnemos.layers import Sigmoid, Unit
+from mnemos.layers import ContextualMemory, PersistentMemory, Sigmoid, Unit
 from mnemos.lowering import candidates, run_rows
 from mnemos.memory import (
     AnyMemory,
@@ -431,6 +431,7 @@ def assert_equals_reference(inputs: Inputs, state: State, lengths: Tensor | None
 
 WIDTH, HEADS, VOCABULARY = 32, 2, 11
 SMALL: dict[str, Any] = {"window": 8, "chunk": 4, "segment": 8, "sinks": 2, "state_dim": 6, "gate_rank": 3, "rank": 3}
+SMALL |= {"entries": 5}
 
 
 def small_options(build: Any) -> dict[str, Any]:
@@ -480,6 +481,11 @@ def variant_models() -> dict[str, mn.ModelSpec]:
         "lightnet-positions": zoo.lightnet(gate_rank=3, axes=()),
         "mamba2-groups": zoo.mamba2(state_dim=3, groups=2),
         "rat-short": zoo.rat(chunk=3, groups=1),
+        "memory_mosaics-window": ContextualMemory(mn.KVMemory(retain=mn.Window(5), read=mn.Softmax(scale=1.0))),
+        "memory_mosaics-lines": [
+            PersistentMemory(5),
+            ContextualMemory(mn.KVMemory(read=LocalLinear(0.3, scale=1.0))),
+        ],
         "untied": mn.ModelSpec(pattern=(zoo.deltanet(),), tied=False),
     }
     return {name: model_spec(spec) for name, spec in layers.items()}
