@@ -112,12 +112,15 @@ def test_another_bandwidth_is_another_scale_of_the_softmax(beta: float) -> None:
     assert_same(layer(x)[0], literal(layer, x, beta))
 
 
-def test_the_kernel_of_keys_of_one_length_is_softmax_attention() -> None:
-    q, keys = (3 * torch.nn.functional.normalize(torch.randn(n, K, dtype=torch.float64), dim=-1) for n in (1, 9))
-    values = torch.randn(9, K, dtype=torch.float64)
-    for beta in (0.02, 0.5, 2.0):
-        attention = torch.softmax(2 * beta * (keys @ q[0]), 0) @ values
-        assert_same(nadaraya_watson(q[0], list(keys), list(values), beta), attention)
+@pytest.mark.parametrize("beta", [0.02, 0.5, 2.0])
+def test_softmax_attention_on_keys_of_one_length_is_nadaraya_watson(beta: float) -> None:
+    """Logits 2 beta q.k give the weights of the kernel exp(-beta |q - k|^2), whatever the common length."""
+    q, k, v = (torch.randn(1, T, 1, K, dtype=torch.float64) for _ in range(3))
+    k = 3 * torch.nn.functional.normalize(k, dim=-1)
+    out, _ = mn.run(mn.KVMemory(read=mn.Softmax(scale=2 * beta)), q, k, v)
+    for t in range(T):
+        seen = list(k[0, : t + 1, 0]), list(v[0, : t + 1, 0])
+        assert_same(out[0, t, 0], nadaraya_watson(q[0, t, 0], *seen, beta))
 
 
 @pytest.mark.parametrize("window", [1, 3, 64])
