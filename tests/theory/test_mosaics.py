@@ -311,6 +311,29 @@ def test_one_unit_is_an_induction_head() -> None:
     assert recalled[9].argmax() == 4 and recalled[9].max() > 0.999, "3 was followed by 4"
 
 
+def test_three_units_know_three_moons_long_before_one_unit_does() -> None:
+    """The paper's example, its projections given, not learned: moons with periods 5, 7 and 8, seen together. Three
+    units, one for each moon, predict all of them after 8 steps; a single unit for everything waits 280."""
+    time = 300
+    angle = 2 * math.pi * torch.arange(time + 1).double()[:, None] / torch.tensor([5, 7, 8])
+    moons = torch.stack([angle.cos(), angle.sin()], -1).flatten(1)
+    mixing, _ = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64))
+    seen = (moons @ mixing.T)[None]
+    wrong = {}
+    for heads, length in ((3, 1.0), (1, 3**0.5)):  # of each unit's part of what is seen
+        layer = contextual(heads=heads, width=6)
+        layer.keys.leak.data.fill_(100.0)
+        layer.keys.scale.data.fill_(0.5)
+        layer.present.data.zero_()
+        layer.value_scale.data.zero_()
+        for linear in (layer.keys.project, layer.value):
+            linear.weight.data.copy_(mixing.T)
+        layer.out.weight.data.copy_(length * mixing)
+        wrong[heads] = (layer(seen[:, :-1])[0] - seen[:, 1:]).abs().amax(-1)[0]
+    assert (wrong[3][8:] < 1e-9).all()
+    assert (wrong[1][:280] > 0.1).all() and (wrong[1][280:] < 1e-9).all()
+
+
 # The persistent unit.
 
 
