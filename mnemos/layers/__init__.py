@@ -4,6 +4,7 @@ from mnemos.layers.as_context import AsContext, ContextLayer
 from mnemos.layers.as_gate import AsGate, GateLayer
 from mnemos.layers.base import Layer, LayerDeclaration
 from mnemos.layers.constant_query import ConstantQuery, ConstantQueryLayer
+from mnemos.layers.contextual_memory import ContextualMemory, ContextualMemoryLayer
 from mnemos.layers.controls import (
     Constant,
     ControlRule,
@@ -28,6 +29,7 @@ from mnemos.layers.longhorn import Longhorn, LonghornLayer
 from mnemos.layers.memory_layer import LayerSpec, MemoryLayer
 from mnemos.layers.mimetic import Mimetic
 from mnemos.layers.mixture import Mixture, MixtureLayer, balanced
+from mnemos.layers.persistent_memory import PersistentMemory, PersistentMemoryLayer
 from mnemos.layers.polarised import Polarised
 from mnemos.layers.recurrent_chunks import RecurrentChunks, RecurrentChunksLayer
 from mnemos.layers.state_space import StateSpace, StateSpaceLayer
@@ -42,6 +44,8 @@ __all__ = [
     "ConstantQuery",
     "ConstantQueryLayer",
     "ContextLayer",
+    "ContextualMemory",
+    "ContextualMemoryLayer",
     "ControlRule",
     "Coupled",
     "CoupledDecay",
@@ -73,6 +77,8 @@ __all__ = [
     "Mimetic",
     "Mixture",
     "MixtureLayer",
+    "PersistentMemory",
+    "PersistentMemoryLayer",
     "Phase",
     "Polarised",
     "Polynomial",

@@ -21,7 +21,18 @@ from torch import Tensor
 import mnemos as mn
 from mnemos.errors import InvalidValue
 from mnemos.execute import Request
-from mnemos.layers import Direction, LowRankDecay, Mimetic, Phase, Polarised, Sigmoid, Softplus, Unit
+from mnemos.layers import (
+    ContextualMemory,
+    Direction,
+    LowRankDecay,
+    Mimetic,
+    PersistentMemory,
+    Phase,
+    Polarised,
+    Sigmoid,
+    Softplus,
+    Unit,
+)
 from mnemos.lowering import candidates, run_rows
 from mnemos.memory import (
     AnyMemory,
@@ -431,6 +442,7 @@ def assert_equals_reference(inputs: Inputs, state: State, lengths: Tensor | None
 
 WIDTH, HEADS, VOCABULARY = 32, 2, 11
 SMALL: dict[str, Any] = {"window": 8, "chunk": 4, "segment": 8, "sinks": 2, "state_dim": 6, "gate_rank": 3, "rank": 3}
+SMALL |= {"entries": 5}
 
 
 def small_options(build: Any) -> dict[str, Any]:
@@ -493,6 +505,11 @@ def variant_models() -> dict[str, mn.ModelSpec]:
         "gla-polarised": zoo.gla().replace(controls=(("decay", Polarised(LowRankDecay(4), zeros=2)),)),
         "mamba2-groups": zoo.mamba2(state_dim=3, groups=2),
         "rat-short": zoo.rat(chunk=3, groups=1),
+        "memory_mosaics-window": ContextualMemory(mn.KVMemory(retain=mn.Window(5), read=mn.Softmax(scale=1.0))),
+        "memory_mosaics-lines": [
+            PersistentMemory(5),
+            ContextualMemory(mn.KVMemory(read=LocalLinear(0.3, scale=1.0))),
+        ],
         "untied": mn.ModelSpec(pattern=(zoo.deltanet(),), tied=False),
     }
     return {name: model_spec(spec) for name, spec in layers.items()}

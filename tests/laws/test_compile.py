@@ -39,6 +39,8 @@ LONG = [
     "based",
     "aaren",
     "rat",
+    "memory_mosaics",
+    "memory_mosaics-window",
 ]
 SLOW = [pytest.param(name, marks=pytest.mark.long) for name in LONG]
 
