@@ -14,19 +14,19 @@ from mnemos.memory import GD, Controls, Memory
 from mnemos.state import State
 
 
-def chunk_size(memory: Memory) -> int:
-    """Tokens a chunk: 32 where one product makes all scores, 16 where every key channel needs its own."""
-    return 16 if memory.retention.scaling == "channel" else 32
+CHUNK = 32
+
+LEAST_DECAY, LEAST_PRODUCT = 1e-3, 1e-30
+"""Of one token and of a whole chunk: down to there a decay per channel may be divided by. The gradient by a decay is
+off by rounding over the decay, and the inverse of the product must be far from overflow."""
 
 
 def chunk_flops(memory: Memory, request: Request, solve: bool) -> float:
     """Scores, reads, carries and, with `solve`, the triangular inverse, to leading order."""
-    size = chunk_size(memory)
+    size = CHUNK
     tokens = request.batch * request.heads * request.length
     key, value = request.key_dim, request.value_dim
     inside = 2 * size * (key + value) * (2 if solve else 1) + (2 * size * size if solve else 0)
-    if memory.retention.scaling == "channel":
-        inside += size * key
     carried = (4 if solve else 2) * 2 * key * value
     assert isinstance(memory.learner, GD)
     return float(tokens * (inside + carried * (2 if memory.learner.momentum else 1)))
@@ -47,7 +47,7 @@ def run_linear(
     assert isinstance(memory.learner, GD)
     names = ["matrix", *(["momentum.matrix"] if memory.learner.momentum else [])]
     held = torch.cat([state[name] for name in names], -1)
-    size, (batch, length, heads, _) = chunk_size(memory), q.shape
+    size, (batch, length, heads, _) = CHUNK, q.shape
     live = live_tokens(length, lengths, size, q.device)
     tokens = [q, k, v, *controls.values()]
     missing = -length % size
@@ -78,6 +78,8 @@ def _matrices(
     v_i and L_ij = a_i write_i-1,j (k_j . k_i).
     """
     assert isinstance(memory.learner, GD)
+    if memory.retention.scaling == "channel" and not memory.learner.momentum and _divisible(controls["decay"]):
+        return _factors(memory, q, k, v, controls, live, solve)
     c = coefficients(memory, controls, live, k)
     rows = slice(1, None) if memory.read_timing == "after" else slice(None, -1)
     readers = [scale_tokens(q, c.carry[..., rows])]
@@ -109,6 +111,44 @@ def _matrices(
         None if lower is None else lower.flatten(1, 2),
         None if push is None else push.flatten(1, 2),
     )
+
+
+def _divisible(decay: Tensor) -> bool:
+    """Whether decays per channel (N, B, H, C, K) are far enough from 0. Compiled code cannot look at values."""
+    if torch.compiler.is_compiling():
+        return False
+    with torch.no_grad():
+        return bool(decay.amin() >= LEAST_DECAY) and bool(decay.prod(-2).amin() >= LEAST_PRODUCT)
+
+
+def _factors(
+    memory: Memory, q: Tensor, k: Tensor, v: Tensor, controls: Controls, live: Tensor | None, solve: bool
+) -> Chunks:
+    """What `_matrices` makes, without a matrix for each channel: with c_t the product of a chunk's decays up to token
+    t, what token j writes has decayed to c_t / c_j by token t, which is a factor for each of the two tokens."""
+    assert isinstance(memory.learner, GD)
+    rate, log_decay = controls.get("rate"), controls["decay"].log()
+    if live is not None:
+        log_decay = torch.where(live[..., None], log_decay, 0.0)
+    total = log_decay.cumsum(-2)
+    after = total.exp()
+    before = (total - log_decay).exp()
+    written = k * (-total).exp()
+    if rate is not None:
+        written = written * rate[..., None]
+    elif memory.learner.rate != 1.0:
+        written = written * (memory.learner.rate or 0.0)
+    if live is not None:
+        written = torch.where(live[..., None], written, 0.0)
+    reads_own = memory.read_timing == "after"
+    readers = q * (after if reads_own else before)
+    asks = lower = None
+    if solve:
+        asks = k * (after if memory.learner.anchor == "retained" else before)
+        lower = (asks @ written.mT).tril(-1)
+    end = after[..., -1:, :]
+    chunks = (v, (readers @ written.mT).tril(0 if reads_own else -1), readers, written * end, end, asks, lower)
+    return Chunks(*(None if x is None else x.flatten(1, 2) for x in chunks))  # pyright: ignore[reportArgumentType]
 
 
 def _times(x: Tensor, factor: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from mnemos.execute.base import declines_unless_matrix
 from mnemos.execute.chunks import cut, cut_controls, join, live_tokens
 from mnemos.execute.coefficients import coefficients, scale_tokens, scale_weight, scores
-from mnemos.execute.linear import chunk_flops, chunk_size
+from mnemos.execute.linear import CHUNK, chunk_flops
 from mnemos.execute.request import Request
 from mnemos.memory import Controls, Objective
 from mnemos.state import State
@@ -48,7 +48,7 @@ class NonlinearTriangular:
         state: State,
         lengths: Tensor | None,
     ) -> tuple[Tensor, State]:
-        size, length, dtype = chunk_size(memory), q.shape[1], state["matrix"].dtype
+        size, length, dtype = CHUNK, q.shape[1], state["matrix"].dtype
         live = live_tokens(length, lengths, size, q.device)
         queries, keys, values = (cut(x.to(dtype), size) for x in (q, k, v))
         cut_up = cut_controls(controls, size, dtype)

@@ -142,6 +142,18 @@ def test_a_single_token_without_gradients(memory: mn.Memory) -> None:
         assert_states_close(after, last)
 
 
+@each([m for m in CORE if m.structure.linear_in_weights and m.retention == mn.Decay(per="channel")])
+@pytest.mark.parametrize("zeros", [False, True])
+def test_decays_that_may_be_divided_by(memory: mn.Memory, zeros: bool) -> None:
+    """Channel by channel, in some pieces of the sequence or in all of them; rows of several lengths."""
+    inputs = Inputs(memory, 300, batch=3)
+    inputs.controls["decay"] = 0.05 + 0.95 * torch.rand_like(inputs.controls["decay"])
+    if zeros:
+        inputs.controls["decay"][0, 5, 0, 0] = 0.0
+    inputs.require_grad()
+    assert_equals_reference(inputs, leaves_of(inputs.lived()), torch.tensor([300, 161, 33]))
+
+
 @each(SOME)
 def test_the_plan_taken_is_one_that_accepts(memory: AnyMemory) -> None:
     """Lowering takes the first executor that does not decline, and says why each other one was not taken."""

@@ -80,7 +80,7 @@ MATRICES = [
     [
         (m, d)
         for m in MATRICES
-        for d in ("1", "0", "1e-30", "0 or 1", "tiny to 1")
+        for d in ("1", "0", "1e-30", "0 or 1", "tiny to 1", "0.03 to 1")
         if d == "1" or m.retention != mn.Keep()
     ],
     ids=str,
@@ -102,6 +102,7 @@ def test_chunk_forms_in_single_precision(memory: mn.Memory, decay: str) -> None:
             "1e-30": torch.full(shape, 1e-30),
             "0 or 1": (torch.rand(shape) < 0.9).float(),
             "tiny to 1": 10 ** (-30 * torch.rand(shape)),
+            "0.03 to 1": 10 ** (-1.5 * torch.rand(shape)),
         }[decay].double()
     if "momentum" in controls:
         controls["momentum"] = 0.9 * controls["momentum"]
@@ -119,6 +120,23 @@ def test_chunk_forms_in_single_precision(memory: mn.Memory, decay: str) -> None:
         # The algorithm in double precision is the plain loop (over fewer tokens, which is slow).
         early, _ = mn.run(memory, *inputs.cut(0, 150), plan="loop")
         assert_close(expected[:, :150], early, f"{plan} and the loop", 1e-9)
+
+
+@pytest.mark.parametrize("objective", [mn.Dot(), mn.L2()], ids=str)
+@pytest.mark.parametrize("least", [1e-3, 0.1, 0.9])
+def test_gradients_by_decays_per_channel_in_single_precision(objective: mn.Objective, least: float) -> None:
+    """Down to decays of a thousandth they are right to one part in a thousand of the largest."""
+    memory = mn.Memory(mn.Matrix(), objective, mn.Decay(per="channel"))
+    inputs = Inputs(memory, 300)
+    decay = inputs.controls["decay"]
+    decay.copy_(torch.where(torch.rand_like(decay) < 0.05, least, 0.9 + 0.1 * torch.rand_like(decay)))
+    found = []
+    for dtype in (torch.float64, torch.float32):
+        q, k, v = (x.to(dtype) for x in (inputs.q, inputs.k, inputs.v))
+        controls = {name: x.to(dtype).requires_grad_() for name, x in inputs.controls.items()}
+        out, _ = mn.run(memory, q, k, v, controls)
+        found.append(torch.autograd.grad(out.square().mean(), controls["decay"])[0])
+    assert_close(found[1] / found[0].abs().max(), found[0] / found[0].abs().max(), "gradient by the decay", 1e-3)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, 2.0])
