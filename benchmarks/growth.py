@@ -144,7 +144,7 @@ TITANS = {chunk: mn.zoo.titans_lmm(chunk=chunk).memory for chunk in (64, 16)}
 ROWS = [
     *(
         row(
-            f"{name} T={length} forward+backward",
+            f"full attention T={length} forward+backward, {name}",
             "beside full attention",
             "SDPA, causal",
             predicted,

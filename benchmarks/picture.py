@@ -3,8 +3,8 @@
     python benchmarks/picture.py
 
 Reads what the other benchmarks wrote and writes a PNG next to it. A bar is a row's median ratio, the thin line its
-least and most, the tick what is aimed for; a bar that reaches its tick is of the first colour. Rows that were not
-measured are left out.
+least and most, the tick what is aimed for. A bar that reaches its tick is blue, one that does not orange, one without a
+tick grey. Rows that were not measured are left out.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ PEERS = ("beside peers", "beside full attention", "peak memory", "training")
 """The groups whose ratios are how many times better ours is."""
 
 
-def good(row: dict[str, Any]) -> bool:
-    """Whether the row reached what is aimed for."""
-    mark = row["mark"]
-    return mark is None or (row["ratio"] >= mark if row["good"] == "above" else row["ratio"] <= mark)
+def colour_of(row: dict[str, Any]) -> str:
+    """By whether the row reached what is aimed for, if anything is."""
+    if row["mark"] is None:
+        return COLOURS["soft"]
+    reached = row["ratio"] >= row["mark"] if row["good"] == "above" else row["ratio"] <= row["mark"]
+    return COLOURS["first" if reached else "second"]
 
 
 def bars(axes: Axes, rows: Sequence[dict[str, Any]], labels: Sequence[str], form: str) -> None:
     """One bar a row, from 1 where ratios are drawn in powers, else from 0."""
     start = 1.0 if axes.get_xscale() == "log" else 0.0
     for y, row in enumerate(rows):
-        colour = COLOURS["first"] if good(row) else COLOURS["second"]
-        axes.barh(y, row["ratio"] - start, left=start, height=0.62, color=colour)
+        axes.barh(y, row["ratio"] - start, left=start, height=0.62, color=colour_of(row))
         axes.plot([row["low"], row["high"]], [y, y], color=COLOURS["ink"], linewidth=1)
         if row["mark"] is not None:
             axes.plot([row["mark"]] * 2, [y - 0.42, y + 0.42], color=COLOURS["ink"], linewidth=1.8)
