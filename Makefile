@@ -2,7 +2,7 @@
 # make test   set everything up and run the whole test suite (about fifteen minutes on 2 cores)
 # make test-every   every legal combination of all choices against the reference (hours)
 # make check  linters, types, import rules, the documentation's code
-# make bench  the benchmarks beside their peers (an environment of its own)
+# make bench  every row beside its peer or mark, into one JSON and one picture (an environment of its own; half an hour)
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -35,6 +35,10 @@ check: .venv/ready
 
 bench: .venv-bench/ready
 	.venv-bench/bin/python benchmarks/peers.py $(ARGS)
+	.venv-bench/bin/python benchmarks/growth.py $(ARGS)
+	.venv-bench/bin/python benchmarks/memory.py
+	.venv-bench/bin/python benchmarks/training.py
+	.venv-bench/bin/python benchmarks/picture.py
 
 # torch first and by itself: what follows keeps the build that is there, so bring your own by TORCH=...
 .venv/ready: pyproject.toml constraints.txt
