@@ -10,6 +10,7 @@ from torch import Tensor
 from mnemos.execute.base import declines_unless_gradient
 from mnemos.execute.chunks import cut_controls, join, live_tokens
 from mnemos.execute.coefficients import Coefficients, coefficients, scale_tokens, scale_weight, scores
+from mnemos.execute.recompute import recomputed, recomputing
 from mnemos.execute.request import Request
 from mnemos.memory import Controls, Memory
 from mnemos.state import State
@@ -65,46 +66,61 @@ class AnchoredDual:
         laid = {name: x.flatten(0, 1) for name, x in cut_controls(inputs, size, dtype).items()}
         live = None if live is None else live.expand(batch, heads, -1, -1).flatten(0, 1)
         c = coefficients(memory, {name: laid[name] for name in controls}, live, laid["k"])
-        queries, keys, values = (laid[name].unbind(1) for name in ("q", "k", "v"))
-        judged = {control.name: laid[control.name].unbind(1) for control in memory.objective.controls}
+        judged_by = {control.name: laid[control.name] for control in memory.objective.controls}
 
         shapes = memory.structure.shapes(q.shape[-1], v.shape[-1])
         parts = ["", "momentum."] if memory.learner.momentum else [""]
         # Each weight side by side with its momentum, so that one product reads or writes both.
-        held = {name: torch.cat([state[part + name] for part in parts], -1).flatten(0, 1) for name in shapes}
-        anchor = {name: state[f"anchor.{name}"].flatten(0, 1) for name in shapes}
+        held = [torch.cat([state[part + name] for part in parts], -1).flatten(0, 1) for name in shapes]
+        anchor = [state[f"anchor.{name}"].flatten(0, 1) for name in shapes]
+        number = laid["k"].shape[1]
         touched = None if live is None else live.any(-1)  # (B * H, N): rows with real tokens in each chunk
         if touched is None:
-            everyone = [True] * len(keys)
+            everyone = [True] * number
         else:
-            everyone = [False] * len(keys) if torch.compiler.is_compiling() else touched.all(0).tolist()
+            everyone = [False] * number if torch.compiler.is_compiling() else touched.all(0).tolist()
+        names, judged = list(shapes), list(judged_by)
+
+        def work(*tensors: Tensor) -> tuple[Tensor, ...]:
+            """Outputs, and each weight after the chunk, of the gradient point, the weights and what the chunk holds."""
+            point, of_start, (query, key, value, *rest) = _cut(tensors, len(names), len(names))
+            of_objective = dict(zip(judged, rest, strict=False))
+            here, start = Coefficients(*rest[len(judged) :]), dict(zip(names, of_start, strict=True))
+            linked = {name: memory.retention.link(w) for name, w in zip(names, point, strict=True)}
+            trace = memory.structure.trace(linked, key)
+            slopes = trace.pullback(memory.objective.slope(trace.prediction, value, of_objective))
+            out = self.read(memory, here, start, trace.inputs, slopes, query)
+            return out, *(_after(here, start[name], trace.inputs[name], slopes[name]) for name in names)
+
+        again = recomputing(batch * heads * length)
+        columns = [laid["q"], laid["k"], laid["v"], *judged_by.values(), *c.tensors()]
         outputs = []
-        for n, (here, query, key, value) in enumerate(zip(c.unbind(1), queries, keys, values, strict=True)):
-            point = {name: held[name][..., : shape[1]] for name, shape in shapes.items()}
+        for n, of_chunk in enumerate(zip(*(x.unbind(1) for x in columns), strict=True)):
+            point = [w[..., : shape[1]] for w, shape in zip(held, shapes.values(), strict=True)]
             if not n and not aligned:
                 opens = (phase == 0).repeat_interleave(heads)[:, None, None]
-                point = {name: torch.where(opens, point[name], anchor[name]) for name in shapes}
-            trace = memory.structure.trace({name: memory.retention.link(w) for name, w in point.items()}, key)
-            of_objective = {name: x[n] for name, x in judged.items()}
-            slopes = trace.pullback(memory.objective.slope(trace.prediction, value, of_objective))
-            outputs.append(self.read(memory, here, held, trace.inputs, slopes, query))
+                point = [torch.where(opens, p, a) for p, a in zip(point, anchor, strict=True)]
+            tensors = (*point, *held, *of_chunk)
+            out, *held = recomputed(work, *tensors) if again else work(*tensors)
+            outputs.append(out)
             if everyone[n]:
                 anchor = point
             else:
                 assert touched is not None
-                here_too = touched[:, n, None, None]
-                anchor = {name: torch.where(here_too, point[name], anchor[name]) for name in shapes}
-            held = {name: _after(here, held[name], trace.inputs[name], slopes[name]) for name in shapes}
+                here = touched[:, n, None, None]
+                anchor = [torch.where(here, p, a) for p, a in zip(point, anchor, strict=True)]
 
         out = join(torch.stack(outputs, 1).unflatten(0, (batch, heads)), length if aligned else len(outputs) * size)
         if not aligned:
             out = shift_back(out, phase, length)
         entries: dict[str, Tensor | State] = {}
-        for name, both in held.items():
+        for name, both in zip(shapes, held, strict=True):
             pieces = both.unflatten(0, (batch, heads)).chunk(len(parts), -1)
             entries |= {part + name: x.contiguous() for part, x in zip(parts, pieces, strict=True)}
         # Copies: a step works in place, and must reach one state only.
-        entries |= {f"anchor.{name}": x.unflatten(0, (batch, heads)).clone() for name, x in anchor.items()}
+        entries |= {
+            f"anchor.{name}": x.unflatten(0, (batch, heads)).clone() for name, x in zip(shapes, anchor, strict=True)
+        }
         entries["phase"] = (phase + (length if lengths is None else lengths)) % size
         return out.to(v.dtype), state.successor(**entries)
 
@@ -139,3 +155,12 @@ def _after(c: Coefficients, held: Tensor, inputs: Tensor, slope: Tensor) -> Tens
     moved = scale_weight(weight, c.carry[..., -1]) + scale_weight(momentum, c.carry_momentum[..., -1])
     kept = torch.cat([moved, momentum * c.momentum_carry[..., None, None]], -1)
     return torch.baddbmm(kept, slope.mT, torch.cat([written, inputs * c.momentum_write[..., None]], -1), alpha=-1)
+
+
+def _cut(tensors: tuple[Tensor, ...], *counts: int) -> list[tuple[Tensor, ...]]:
+    """The first so many, the next so many, and the rest."""
+    pieces = []
+    for count in counts:
+        pieces.append(tensors[:count])
+        tensors = tensors[count:]
+    return [*pieces, tensors]

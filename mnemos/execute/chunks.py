@@ -47,10 +47,10 @@ def segment_tokens(rows: int, size: int) -> int:
 
 
 def lay_out(x: Tensor, size: int) -> Tensor:
-    """(B, T, H, ...) -> (N, B, H, size, ...), chunks outermost; T is a multiple of the chunk size."""
-    return x.unflatten(1, (-1, size)).movedim(1, 0).movedim(3, 2)
+    """(B, T, H, ...) -> (N, B * H, size, ...), chunks outermost, in one piece; T is a multiple of the chunk size."""
+    return x.unflatten(1, (-1, size)).movedim(1, 0).movedim(3, 2).flatten(1, 2).contiguous()
 
 
-def lay_back(x: Tensor) -> Tensor:
-    """(N, B, H, C, V) -> (B, T, H, V)."""
-    return x.movedim(2, 3).movedim(0, 1).flatten(1, 2)
+def lay_back(x: Tensor, batch: int) -> Tensor:
+    """(N, B * H, C, V) -> (B, T, H, V)."""
+    return x.unflatten(1, (batch, -1)).movedim(2, 3).movedim(0, 1).flatten(1, 2)

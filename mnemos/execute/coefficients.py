@@ -54,13 +54,14 @@ class Coefficients:
     momentum_carry: Tensor | None = None
     momentum_write: Tensor | None = None
 
-    def unbind(self, axis: int) -> list[Coefficients]:
-        """One a chunk."""
-        columns = [
-            [None] * self.carry.shape[axis] if x is None else x.unbind(axis)
-            for x in (self.carry, self.write, self.carry_momentum, self.momentum_carry, self.momentum_write)
-        ]
-        return [Coefficients(*row) for row in zip(*columns, strict=True)]  # pyright: ignore[reportArgumentType]
+    def tensors(self) -> list[Tensor]:
+        """Those there are; `Coefficients(*tensors)` puts them together again."""
+        fields = (self.carry, self.write, self.carry_momentum, self.momentum_carry, self.momentum_write)
+        return [x for x in fields if x is not None]
+
+    def each(self, axis: int) -> list[Coefficients]:
+        """One a chunk, of chunks along `axis`."""
+        return [Coefficients(*x) for x in zip(*(x.unbind(axis) for x in self.tensors()), strict=True)]
 
 
 def coefficients(memory: Memory, controls: Controls, live: Tensor | None, like: Tensor) -> Coefficients:

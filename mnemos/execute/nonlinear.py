@@ -71,7 +71,7 @@ class NonlinearTriangular:
             kicked = (keys * c.momentum_write[..., None]).unbind(2)
 
         weights, momenta, slopes = [], [], []
-        for n, (here, value) in enumerate(zip(c.unbind(2), values.unbind(2), strict=True)):
+        for n, (here, value) in enumerate(zip(c.each(2), values.unbind(2), strict=True)):
             weights.append(weight)
             asked = of_weights[n] @ weight.mT
             after = scale_weight(weight, here.carry[..., -1])

@@ -74,6 +74,7 @@ class CoupledLayer(Layer):
         check_width(width, heads)
         self.spec, self.width, self.heads = spec, width, heads
         spec.to_json()  # compiled code can only read it
+        MEMORY.to_json()
         keys = round(width * spec.key_expand)
         expect(
             keys >= heads and keys % heads == 0,

@@ -142,6 +142,13 @@ def test_a_single_token_without_gradients(memory: mn.Memory) -> None:
         assert_states_close(after, last)
 
 
+@each([m for m in SOME if isinstance(m, mn.Memory)])
+def test_long_runs_that_make_their_intermediates_again(memory: mn.Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mnemos.execute.recompute.KEPT", 0)
+    inputs = Inputs(memory, length_for(memory), batch=3).require_grad()
+    assert_equals_reference(inputs, leaves_of(inputs.lived()), torch.tensor([CHUNK + 1, inputs.q.shape[1], 1]))
+
+
 @each([m for m in CORE if m.structure.linear_in_weights and m.retention == mn.Decay(per="channel")])
 @pytest.mark.parametrize("zeros", [False, True])
 def test_decays_that_may_be_divided_by(memory: mn.Memory, zeros: bool) -> None:
