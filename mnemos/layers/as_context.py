@@ -15,7 +15,7 @@ from mnemos.layers.norm import RMSNorm
 from mnemos.memory import GD, Memory
 from mnemos.memory.declaration import expect, expect_kind
 from mnemos.memory.rotary import rotate
-from mnemos.state import Owner, State
+from mnemos.state import State
 from mnemos.state.align import shift_back, shift_to_chunks
 
 
@@ -75,10 +75,6 @@ class ContextLayer(Layer):
         self.out = nn.Linear(width, width, bias=False)
         self.out_norm, self.gate_norm = RMSNorm(width), RMSNorm(width)
         self.persistent = nn.Parameter(torch.randn(spec.persistent, width) * 0.02)
-
-    @property
-    def owner(self) -> Owner:
-        return (("layer", self.spec.to_json()), ("width", self.width), ("heads", self.heads))
 
     def fresh_state(self) -> State:
         like = self.out.weight

@@ -10,7 +10,7 @@ from torch import Tensor
 from mnemos.layers.base import Layer, LayerDeclaration
 from mnemos.layers.norm import RMSNorm
 from mnemos.memory.declaration import expect_kind
-from mnemos.state import Owner, State
+from mnemos.state import State
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,6 @@ class GateLayer(Layer):
         spec.to_json()  # compiled code can only read it
         self.layer, self.gate = spec.layer.build(width, heads), spec.gate.build(width, heads)
         self.layer_norm, self.gate_norm = RMSNorm(width), RMSNorm(width)
-
-    @property
-    def owner(self) -> Owner:
-        return (("layer", self.spec.to_json()), ("width", self.width), ("heads", self.heads))
 
     def fresh_state(self) -> State:
         return State(self.owner, {"layer": self.layer.fresh_state(), "gate": self.gate.fresh_state()})

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from mnemos.errors import InvalidType, InvalidValue
-from mnemos.lowering import checked_over_documents
+from mnemos.lowering import Plan, Request, checked_over_documents, lower
 from mnemos.memory.checks import check_finite
-from mnemos.memory.declaration import Declaration
+from mnemos.memory.declaration import Declaration, expect
 from mnemos.state import Owner, State, expect_state, over_documents
 from mnemos.state.documents import check_flags
 
@@ -31,13 +33,24 @@ class LayerDeclaration(Declaration):
 
 
 class Layer(nn.Module):
-    """A sequence layer with a memory. Subclasses give `owner`, `fresh_state` and `rows`."""
+    """A sequence layer with a memory. Subclasses give `fresh_state`, `rows` and `memory_sizes`, or in its place their
+    own `explain` and `flops`."""
 
+    spec: Any
+    """Its declaration."""
     width: int
+    heads: int
+    memory: Any
+    """What `memory_sizes` are the sizes of."""
 
     @property
     def owner(self) -> Owner:
         """Whose states these are."""
+        return (("layer", self.spec.to_json()), ("width", self.width), ("heads", self.heads))
+
+    @property
+    def memory_sizes(self) -> tuple[int, int, int]:
+        """Heads, key_dim and value_dim that its memory runs with."""
         raise NotImplementedError
 
     def fresh_state(self) -> State:
@@ -48,13 +61,24 @@ class Layer(nn.Module):
         """The layer itself, for checked inputs: one document a row, padded at its end beyond `lengths` (B,)."""
         raise NotImplementedError
 
+    def plan(self, length: int, batch: int = 1, training: bool = False) -> Plan:
+        """How the memory runs on `length` tokens."""
+        weight = next(self.parameters())
+        request = Request(batch, length, *self.memory_sizes, weight.dtype, weight.device.type, training)
+        return lower(self.memory, request)
+
     def explain(self, length: int = 4096, batch: int = 1, training: bool = False) -> str:
         """Which algorithm runs this layer on `length` tokens, why the faster ones declined, FLOPs and state bytes."""
-        raise NotImplementedError
+        expect(
+            isinstance(length, int) and length >= 1,
+            f"explain(length=) is a number of tokens of at least 1; got {length!r}.",
+        )
+        return self.plan(length, batch, training).explain()
 
     def flops(self, length: int) -> float:
         """Floating point operations of the forward pass on one row of `length` tokens, to leading order."""
-        raise NotImplementedError
+        matrices = sum(p.numel() for p in self.parameters() if p.ndim == 2)
+        return self.plan(length).flops + 2.0 * matrices * length
 
     def init_state(self, batch: int) -> State:
         """A state for `batch` rows that have seen nothing. Differentiable by the learned initial memory."""

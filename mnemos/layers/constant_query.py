@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from mnemos.layers.base import Layer, LayerDeclaration, check_width
 from mnemos.layers.coupled_decays import EMPTY, prefix_softmax
-from mnemos.lowering import Plan, Request, lower, run_rows
+from mnemos.lowering import run_rows
 from mnemos.memory import GD, Decay, Dot, Matrix, Memory
-from mnemos.state import Owner, State
+from mnemos.state import State
 
 MEMORY = Memory(Matrix(), Dot(), Decay(per="head"), GD())
 
@@ -39,7 +39,7 @@ class ConstantQueryLayer(Layer):
     def __init__(self, spec: ConstantQuery, width: int, heads: int):
         super().__init__()
         check_width(width, heads)
-        self.spec, self.width, self.heads = spec, width, heads
+        self.spec, self.width, self.heads, self.memory = spec, width, heads, MEMORY
         spec.to_json()  # compiled code can only read it
         MEMORY.to_json()
         self.query = nn.Parameter(0.02 * torch.randn(width))
@@ -48,8 +48,8 @@ class ConstantQueryLayer(Layer):
         self.out = nn.Linear(width, width, bias=False)
 
     @property
-    def owner(self) -> Owner:
-        return (("layer", self.spec.to_json()), ("width", self.width), ("heads", self.heads))
+    def memory_sizes(self) -> tuple[int, int, int]:
+        return self.heads, 1, self.width // self.heads
 
     def fresh_state(self) -> State:
         weight = self.out.weight
@@ -69,16 +69,3 @@ class ConstantQueryLayer(Layer):
             controls = {"decay": decay, "rate": left}
             o, memory = run_rows(MEMORY, one, one, v, controls, state.child("memory"), lengths)
         return self.out(o.flatten(-2)), state.successor(memory=memory, log_sum=log_sum)
-
-    def plan(self, length: int, batch: int = 1, training: bool = False) -> Plan:
-        """How the memory runs on `length` tokens."""
-        weight = self.out.weight
-        sizes = (self.heads, 1, self.width // self.heads)
-        return lower(MEMORY, Request(batch, length, *sizes, weight.dtype, weight.device.type, training))
-
-    def explain(self, length: int = 4096, batch: int = 1, training: bool = False) -> str:
-        return self.plan(length, batch, training).explain()
-
-    def flops(self, length: int) -> float:
-        matrices = sum(p.numel() for p in (self.project.weight, self.out.weight))
-        return self.plan(length).flops + 2.0 * matrices * length

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from mnemos.layers.base import Layer, LayerDeclaration, check_width
 from mnemos.layers.diagonal import wide
 from mnemos.layers.leaky_keys import FASTER, LeakyKeys, unit
-from mnemos.lowering import Plan, Request, lower, run_rows
+from mnemos.lowering import run_rows
 from mnemos.memory import KVMemory, Softmax
-from mnemos.memory.declaration import expect, expect_kind
-from mnemos.state import Owner, State
+from mnemos.memory.declaration import expect_kind
+from mnemos.state import State
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class ContextualMemoryLayer(Layer):
         self.out = nn.Linear(width, width, bias=False)
 
     @property
-    def owner(self) -> Owner:
-        return (("layer", self.spec.to_json()), ("width", self.width), ("heads", self.heads))
+    def memory_sizes(self) -> tuple[int, int, int]:
+        return self.heads, self.width // self.heads, self.width // self.heads
 
     def fresh_state(self) -> State:
         weight, size = self.out.weight, self.width // self.heads
@@ -121,19 +121,6 @@ class ContextualMemoryLayer(Layer):
         o, memory = run_rows(self.memory, q, k, v, {}, memory, (length - opens).clamp(min=0))
         o = _gathered(o, (time - opens[:, None]).clamp(min=0))
         return torch.where((time >= opens[:, None])[:, :, None, None], o, 0.0), memory
-
-    def plan(self, length: int, batch: int = 1, training: bool = False) -> Plan:
-        """How the memory runs on `length` tokens."""
-        weight, size = self.out.weight, self.width // self.heads
-        request = Request(batch, length, self.heads, size, size, weight.dtype, weight.device.type, training)
-        return lower(self.memory, request)
-
-    def explain(self, length: int = 4096, batch: int = 1, training: bool = False) -> str:
-        expect(
-            isinstance(length, int) and length >= 1,
-            f"explain(length=) is a number of tokens of at least 1; got {length!r}.",
-        )
-        return self.plan(length, batch, training).explain()
 
     def flops(self, length: int) -> float:
         matrices = self.value.weight.numel() + self.out.weight.numel()

@@ -13,10 +13,10 @@ from mnemos.layers.base import Layer, LayerDeclaration, check_width
 from mnemos.layers.coupled_decays import CoupledDecay
 from mnemos.layers.memory_layer import linear
 from mnemos.layers.norm import RMSNorm
-from mnemos.lowering import Plan, Request, lower, run_rows
+from mnemos.lowering import run_rows
 from mnemos.memory import GD, Decay, Dot, Matrix, Memory
 from mnemos.memory.declaration import expect, expect_kind
-from mnemos.state import Owner, State
+from mnemos.state import State
 
 MEMORY = Memory(Matrix(), Dot(), Decay(per="channel"), GD(rate=1.0))
 
@@ -72,7 +72,7 @@ class CoupledLayer(Layer):
     def __init__(self, spec: Coupled, width: int, heads: int):
         super().__init__()
         check_width(width, heads)
-        self.spec, self.width, self.heads = spec, width, heads
+        self.spec, self.width, self.heads, self.memory = spec, width, heads, MEMORY
         spec.to_json()  # compiled code can only read it
         MEMORY.to_json()
         keys = round(width * spec.key_expand)
@@ -95,8 +95,8 @@ class CoupledLayer(Layer):
         self.out = nn.Linear(width, width, bias=False)
 
     @property
-    def owner(self) -> Owner:
-        return (("layer", self.spec.to_json()), ("width", self.width), ("heads", self.heads))
+    def memory_sizes(self) -> tuple[int, int, int]:
+        return self.heads, self.stored_key_dim, self.value_dim
 
     def fresh_state(self) -> State:
         weight = self.out.weight
@@ -138,19 +138,6 @@ class CoupledLayer(Layer):
         strides = [math.prod(axes[i + 1 :]) for i in range(len(axes))]
         coordinates = [position // stride % n for stride, n in zip(strides, axes, strict=True)]
         return torch.cat([n.double()[..., None] * frequency for n in coordinates], -1)
-
-    def plan(self, length: int, batch: int = 1, training: bool = False) -> Plan:
-        """How the memory runs on `length` tokens."""
-        weight = self.out.weight
-        sizes = (self.heads, self.stored_key_dim, self.value_dim)
-        return lower(MEMORY, Request(batch, length, *sizes, weight.dtype, weight.device.type, training))
-
-    def explain(self, length: int = 4096, batch: int = 1, training: bool = False) -> str:
-        return self.plan(length, batch, training).explain()
-
-    def flops(self, length: int) -> float:
-        matrices = sum(p.numel() for p in self.parameters() if p.ndim == 2)
-        return self.plan(length).flops + 2.0 * matrices * length
 
 
 def _placed(x: Tensor, angles: Tensor) -> Tensor:

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from mnemos.layers.base import Layer, LayerDeclaration
-from mnemos.lowering import Plan, Request, lower, run_rows
+from mnemos.lowering import run_rows
 from mnemos.memory import Controls, Memory
-from mnemos.memory.declaration import expect
-from mnemos.state import Owner, State
+from mnemos.state import State
 
 
 class DiagonalLayer(Layer):
@@ -26,8 +25,8 @@ class DiagonalLayer(Layer):
         memory.to_json()
 
     @property
-    def owner(self) -> Owner:
-        return (("layer", self.spec.to_json()), ("width", self.width), ("heads", self.heads))
+    def memory_sizes(self) -> tuple[int, int, int]:
+        return self.groups, 1, self.channels
 
     def fresh_state(self) -> State:
         return State(self.owner, {"memory": self.fresh_memory()})
@@ -53,19 +52,6 @@ class DiagonalLayer(Layer):
         """All h for v (B, T, groups, channels), and the memory's state after."""
         one = torch.ones_like(v[..., :1])
         return run_rows(self.memory, one, one, v, controls, state.child("memory"), lengths)
-
-    def plan(self, length: int, batch: int = 1, training: bool = False) -> Plan:
-        """How the memory runs on `length` tokens."""
-        weight = next(self.parameters())
-        request = Request(batch, length, self.groups, 1, self.channels, weight.dtype, weight.device.type, training)
-        return lower(self.memory, request)
-
-    def explain(self, length: int = 4096, batch: int = 1, training: bool = False) -> str:
-        expect(
-            isinstance(length, int) and length >= 1,
-            f"explain(length=) is a number of tokens of at least 1; got {length!r}.",
-        )
-        return self.plan(length, batch, training).explain()
 
     def flops(self, length: int) -> float:
         matrices = sum(m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))

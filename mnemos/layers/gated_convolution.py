@@ -12,7 +12,7 @@ from mnemos.layers.base import Layer, LayerDeclaration
 from mnemos.layers.convolution import ShortConvolution
 from mnemos.lowering.plan import readable
 from mnemos.memory.declaration import expect
-from mnemos.state import Owner, State
+from mnemos.state import State
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,6 @@ class GatedConvolutionLayer(Layer):
         self.project = nn.Linear(width, 2 * self.inner)
         self.conv = ShortConvolution(self.inner, spec.size)
         self.out = nn.Linear(self.inner, width)
-
-    @property
-    def owner(self) -> Owner:
-        return (("layer", self.spec.to_json()), ("width", self.width), ("heads", self.heads))
 
     def fresh_state(self) -> State:
         weight = self.out.weight

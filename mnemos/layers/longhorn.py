@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from mnemos.layers.base import Layer, LayerDeclaration, check_width
 from mnemos.layers.convolution import ShortConvolution
-from mnemos.lowering import Plan, Request, lower, run_rows
+from mnemos.lowering import run_rows
 from mnemos.memory import L2, Implicit, Keep, Matrix, Memory
 from mnemos.memory.declaration import expect, expect_kind
-from mnemos.state import Owner, State
+from mnemos.state import State
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class LonghornLayer(Layer):
         self.out = nn.Linear(self.inner, width, bias=False)
 
     @property
-    def owner(self) -> Owner:
-        return (("layer", self.spec.to_json()), ("width", self.width), ("heads", self.heads))
+    def memory_sizes(self) -> tuple[int, int, int]:
+        return 1, self.spec.state_dim, self.inner
 
     def fresh_state(self) -> State:
         weight = self.out.weight
@@ -104,16 +104,3 @@ class LonghornLayer(Layer):
             o, memory = run_rows(self.memory, query, key, value, controls, state.child("memory"), lengths)
         o = o[:, :, 0].to(v.dtype) + self.skip.to(v.dtype) * v
         return self.out(o * F.silu(z)), state.successor(memory=memory, conv=past)
-
-    def plan(self, length: int, batch: int = 1, training: bool = False) -> Plan:
-        """How the memory runs on `length` tokens."""
-        weight = self.out.weight
-        sizes = (1, self.spec.state_dim, self.inner)
-        return lower(self.memory, Request(batch, length, *sizes, weight.dtype, weight.device.type, training))
-
-    def explain(self, length: int = 4096, batch: int = 1, training: bool = False) -> str:
-        return self.plan(length, batch, training).explain()
-
-    def flops(self, length: int) -> float:
-        matrices = sum(p.numel() for p in self.parameters() if p.ndim == 2)
-        return self.plan(length).flops + 2.0 * matrices * length

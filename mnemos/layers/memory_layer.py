@@ -16,11 +16,11 @@ from mnemos.layers.controls import ControlRule, default_rule
 from mnemos.layers.convolution import ShortConvolution
 from mnemos.layers.features import FeatureMap
 from mnemos.layers.norm import RMSNorm
-from mnemos.lowering import Plan, Request, lower, run_rows
+from mnemos.lowering import run_rows
 from mnemos.memory import AnyMemory, Controls, KVMemory, Window
 from mnemos.memory.declaration import expect, expect_kind
 from mnemos.memory.rotary import turn
-from mnemos.state import Owner, State
+from mnemos.state import State
 
 Rules = tuple[tuple[str, ControlRule], ...]
 
@@ -63,7 +63,7 @@ class LayerSpec(LayerDeclaration):
     gate_rank: int | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.memory, type) or not isinstance(self.memory, AnyMemory):
+        if not isinstance(self.memory, AnyMemory):
             raise InvalidType(
                 "LayerSpec(memory=) takes a memory, for example Memory(); the spec of a whole model goes to "
                 f"LanguageModel. Got {self.memory!r}."
@@ -169,8 +169,8 @@ class MemoryLayer(Layer):
         return self.value_dim + (self.spec.norm == "sum")
 
     @property
-    def owner(self) -> Owner:
-        return (("layer", self.spec.to_json()), ("width", self.width), ("heads", self.heads))
+    def memory_sizes(self) -> tuple[int, int, int]:
+        return self.heads, self.feature_dim, self._stored_value_dim
 
     def fresh_state(self) -> State:
         return self.fresh_recall(dict(self.initial.items()))
@@ -247,32 +247,6 @@ class MemoryLayer(Layer):
         if self.memory.pairs == 1:
             return function(x)
         return torch.cat([function(part) for part in x.chunk(self.memory.pairs, -1)], -1)
-
-    def plan(self, length: int, batch: int = 1, training: bool = False) -> Plan:
-        """How the memory runs on `length` tokens."""
-        weight = self.out.weight
-        request = Request(
-            batch,
-            length,
-            self.heads,
-            self.feature_dim,
-            self._stored_value_dim,
-            weight.dtype,
-            weight.device.type,
-            training,
-        )
-        return lower(self.memory, request)
-
-    def explain(self, length: int = 4096, batch: int = 1, training: bool = False) -> str:
-        expect(
-            isinstance(length, int) and length >= 1,
-            f"explain(length=) is a number of tokens of at least 1; got {length!r}.",
-        )
-        return self.plan(length, batch, training).explain()
-
-    def flops(self, length: int) -> float:
-        matrices = sum(p.numel() for p in self.parameters() if p.ndim == 2)
-        return self.plan(length).flops + 2.0 * matrices * length
 
 
 def linear(width: int, out: int, rank: int | None) -> nn.Module:

@@ -14,7 +14,7 @@ from mnemos.layers.base import Layer, LayerDeclaration
 from mnemos.layers.memory_layer import LayerSpec, MemoryLayer
 from mnemos.memory import KVMemory
 from mnemos.memory.declaration import expect, expect_kind
-from mnemos.state import Owner, State
+from mnemos.state import State
 
 BLOCK = 32
 """A memory's tokens are filled up to a multiple of this, as the chunk algorithms would do anyway."""
@@ -124,10 +124,6 @@ class MixtureLayer(Layer):
         self.layer.project = nn.Linear(width, self.layer.sizes[0], bias=False)
         self.layer.controls, self.layer.initial = nn.ModuleDict(), nn.ParameterDict()
         self.router = Router(spec, width)
-
-    @property
-    def owner(self) -> Owner:
-        return (("layer", self.spec.to_json()), ("width", self.width), ("heads", self.heads))
 
     def fresh_state(self) -> State:
         parts = [self.layer.fresh_recall(dict(member.initial.items())) for member in self._members()]

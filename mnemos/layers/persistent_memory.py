@@ -12,7 +12,7 @@ from mnemos.layers.base import Layer, LayerDeclaration, check_width
 from mnemos.layers.leaky_keys import FASTER, LeakyKeys
 from mnemos.lowering.plan import readable
 from mnemos.memory.declaration import expect
-from mnemos.state import Owner, State
+from mnemos.state import State
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,6 @@ class PersistentMemoryLayer(Layer):
         self.bank_values = nn.Parameter(torch.randn(heads, spec.entries, size) / size**0.5)
         self.value_scale = nn.Parameter(torch.full((heads,), -0.5 / FASTER))
         self.out = nn.Linear(width, width, bias=False)
-
-    @property
-    def owner(self) -> Owner:
-        return (("layer", self.spec.to_json()), ("width", self.width), ("heads", self.heads))
 
     def fresh_state(self) -> State:
         return State(self.owner, {"key_memory": self.keys.fresh_state()})

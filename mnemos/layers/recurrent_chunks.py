@@ -12,7 +12,7 @@ from mnemos.layers.base import Layer, LayerDeclaration, check_width
 from mnemos.lowering.plan import readable
 from mnemos.memory.declaration import expect
 from mnemos.memory.rotary import rotate
-from mnemos.state import Owner, State
+from mnemos.state import State
 from mnemos.state.align import shift_back, shift_to_chunks
 
 
@@ -77,10 +77,6 @@ class RecurrentChunksLayer(Layer):
         # A channel's memory starts at up to a chunk (chrono initialisation).
         self.gate_bias = nn.Parameter(torch.empty(width).uniform_(1, max(spec.chunk - 1, 1)).log())
         self.out = nn.Linear(width, width, bias=False)
-
-    @property
-    def owner(self) -> Owner:
-        return (("layer", self.spec.to_json()), ("width", self.width), ("heads", self.heads))
 
     def fresh_state(self) -> State:
         weight = self.out.weight

@@ -14,10 +14,10 @@ from mnemos.layers.base import Layer, LayerDeclaration, check_width
 from mnemos.layers.controls import default_rule
 from mnemos.layers.convolution import ShortConvolution
 from mnemos.layers.norm import RMSNorm
-from mnemos.lowering import Plan, Request, lower, run_rows
+from mnemos.lowering import run_rows
 from mnemos.memory import GD, AnyMemory, Decay, Dot, Matrix, Memory
 from mnemos.memory.declaration import expect
-from mnemos.state import Owner, State
+from mnemos.state import State
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class StateSpace(LayerDeclaration):
     conv: int = 4
 
     def __post_init__(self) -> None:
-        if isinstance(self.memory, type) or not isinstance(self.memory, AnyMemory):
+        if not isinstance(self.memory, AnyMemory):
             raise InvalidType(
                 "StateSpace(memory=) takes a memory, for example Memory(Matrix(), Dot(), Decay(), GD()); "
                 f"got {self.memory!r}."
@@ -106,8 +106,8 @@ class StateSpaceLayer(Layer):
         self.out = nn.Linear(inner, width, bias=False)
 
     @property
-    def owner(self) -> Owner:
-        return (("layer", self.spec.to_json()), ("width", self.width), ("heads", self.heads))
+    def memory_sizes(self) -> tuple[int, int, int]:
+        return self.heads, self.spec.state_dim, self.value_dim
 
     def fresh_state(self) -> State:
         weight = self.out.weight
@@ -138,16 +138,3 @@ class StateSpaceLayer(Layer):
     def _to_heads(self, x: Tensor) -> Tensor:
         """(B, T, groups * state_dim) -> (B, T, H, state_dim), heads of a group beside each other."""
         return x.unflatten(-1, (self.spec.groups, -1)).repeat_interleave(self.heads // self.spec.groups, 2)
-
-    def plan(self, length: int, batch: int = 1, training: bool = False) -> Plan:
-        """How the memory runs on `length` tokens."""
-        weight = self.out.weight
-        sizes = (self.heads, self.spec.state_dim, self.value_dim)
-        return lower(self.memory, Request(batch, length, *sizes, weight.dtype, weight.device.type, training))
-
-    def explain(self, length: int = 4096, batch: int = 1, training: bool = False) -> str:
-        return self.plan(length, batch, training).explain()
-
-    def flops(self, length: int) -> float:
-        matrices = sum(p.numel() for p in self.parameters() if p.ndim == 2)
-        return self.plan(length).flops + 2.0 * matrices * length

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mnemos.layers.base import Layer, LayerDeclaration, check_width
-from mnemos.lowering import Plan, Request, lower, run_rows
+from mnemos.lowering import run_rows
 from mnemos.memory import DPLR, GD, Dot, Matrix, Memory
 from mnemos.memory.declaration import expect
-from mnemos.state import Owner, State
+from mnemos.state import State
 
 BLENDS = ("receptance", "key", "value", "decay", "rate", "gate")
 
@@ -75,8 +75,8 @@ class TimeMixingLayer(Layer):
         self.norm_gain, self.norm_bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
 
     @property
-    def owner(self) -> Owner:
-        return (("layer", self.spec.to_json()), ("width", self.width), ("heads", self.heads))
+    def memory_sizes(self) -> tuple[int, int, int]:
+        return self.heads, self.width // self.heads, self.width // self.heads
 
     def fresh_state(self) -> State:
         weight = self.out.weight
@@ -111,19 +111,6 @@ class TimeMixingLayer(Layer):
 
     def _by_head(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1))
-
-    def plan(self, length: int, batch: int = 1, training: bool = False) -> Plan:
-        """How the memory runs on `length` tokens."""
-        weight, size = self.out.weight, self.width // self.heads
-        request = Request(batch, length, self.heads, size, size, weight.dtype, weight.device.type, training)
-        return lower(self.memory, request)
-
-    def explain(self, length: int = 4096, batch: int = 1, training: bool = False) -> str:
-        expect(
-            isinstance(length, int) and length >= 1,
-            f"explain(length=) is a number of tokens of at least 1; got {length!r}.",
-        )
-        return self.plan(length, batch, training).explain()
 
     def flops(self, length: int) -> float:
         matrices = sum(p.numel() for n, p in self.named_parameters() if p.ndim == 2 and n != "blend")

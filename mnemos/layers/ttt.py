@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from mnemos.layers.base import Layer, LayerDeclaration, check_width
 from mnemos.layers.convolution import ShortConvolution
-from mnemos.lowering import Plan, Request, lower, run_rows
+from mnemos.lowering import run_rows
 from mnemos.memory import AffineL2, Keep, Memory, MiniBatch, NormedMLP
 from mnemos.memory.declaration import expect, expect_kind
 from mnemos.memory.rotary import rotate
-from mnemos.state import Owner, State
+from mnemos.state import State
 
 ROTARY = 10000.0
 
@@ -86,8 +86,8 @@ class TTTLayer(Layer):
         self.out = nn.Linear(width, width, bias=False)
 
     @property
-    def owner(self) -> Owner:
-        return (("layer", self.spec.to_json()), ("width", self.width), ("heads", self.heads))
+    def memory_sizes(self) -> tuple[int, int, int]:
+        return self.heads, self.head_dim, self.head_dim
 
     def fresh_state(self) -> State:
         weight = self.out.weight
@@ -123,15 +123,6 @@ class TTTLayer(Layer):
         seen = count + (length if lengths is None else lengths)
         y = y * F.gelu(self.gate(x), approximate="tanh")
         return self.out(y), state.successor(memory=memory, conv=past, count=seen)
-
-    def plan(self, length: int, batch: int = 1, training: bool = False) -> Plan:
-        """How the memory runs on `length` tokens."""
-        weight = self.out.weight
-        sizes = (self.heads, self.head_dim, self.head_dim)
-        return lower(self.memory, Request(batch, length, *sizes, weight.dtype, weight.device.type, training))
-
-    def explain(self, length: int = 4096, batch: int = 1, training: bool = False) -> str:
-        return self.plan(length, batch, training).explain()
 
     def flops(self, length: int) -> float:
         matrices = [self.shared, self.values, self.rate, self.gate, self.out]

@@ -53,7 +53,7 @@ def run(
     missing, unknown or out of range; StateError for a state of another memory or batch; PlanError for a plan that
     cannot run this memory; with `checks`, Diverged if the results are not finite, naming row, head and token.
     """
-    if isinstance(memory, type) or not isinstance(memory, AnyMemory):
+    if not isinstance(memory, AnyMemory):
         raise InvalidType(f"run takes a memory, for example Memory() or zoo.retnet().memory; got {memory!r}.")
     controls = dict(controls or {})
     check_inputs(memory, q, k, v, controls)

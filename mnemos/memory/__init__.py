@@ -1,5 +1,7 @@
 """What is kept between tokens, and how one token changes it and reads it."""
 
+from mnemos.memory.base import AnyMemory
+from mnemos.memory.control import Control, Controls
 from mnemos.memory.declaration import Declaration, from_json
 from mnemos.memory.higher_order import HigherOrder
 from mnemos.memory.keeping import KVMemory
@@ -7,7 +9,6 @@ from mnemos.memory.learner import GD, Chunk, Implicit, Learner, LeastSquares, Mi
 from mnemos.memory.learning import Memory
 from mnemos.memory.log_linear import LogLinear
 from mnemos.memory.objective import L2, AffineL2, Dot, Huber, Lp, Objective, RobustShift
-from mnemos.memory.protocol import AnyMemory, Control, Controls
 from mnemos.memory.read import LocalLinear, Read, Softmax
 from mnemos.memory.retain import Everything, Retain, Window
 from mnemos.memory.retention import (

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from mnemos.errors import InvalidType, InvalidValue, StateError
+from mnemos.memory.control import Control, Controls
 from mnemos.memory.declaration import expect
-from mnemos.memory.protocol import AnyMemory, Control, Controls
 from mnemos.state import Owner, State, describe_owner, expect_state
+
+if TYPE_CHECKING:
+    from mnemos.memory.base import AnyMemory
 
 
 def check_sizes(batch: int, heads: int, key_dim: int, value_dim: int) -> None:

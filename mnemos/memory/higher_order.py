@@ -10,10 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mnemos.memory.checks import check_owner, check_query, check_sizes, check_token
+from mnemos.memory.base import AnyMemory
+from mnemos.memory.checks import check_sizes
+from mnemos.memory.control import Control, Controls
 from mnemos.memory.declaration import Declaration, expect
-from mnemos.memory.protocol import Control, Controls
-from mnemos.state import Owner, State
+from mnemos.state import State
 
 ENTRIES = {
     "second": ("key_sum", "query_sum", "late_sum"),
@@ -23,7 +24,7 @@ ENTRIES = {
 
 
 @dataclass(frozen=True)
-class HigherOrder(Declaration):
+class HigherOrder(AnyMemory):
     """Higher-order linear attention (arXiv 2510.27258): what a query finds is asked again.
 
     With W_ts = D_ts (q_t . k_s) and D_ts = prod_{s < i <= t} decay_i for s <= t, 0 otherwise, as matrices over time:
@@ -60,10 +61,6 @@ class HigherOrder(Declaration):
         return (query, decay) if self.decay else (query,)
 
     @property
-    def pairs(self) -> int:
-        return 1
-
-    @property
     def kept(self) -> str:
         return f"sums of products, {self.form}" + (", decaying" if self.decay else "")
 
@@ -73,18 +70,6 @@ class HigherOrder(Declaration):
 
     def step_flops(self, key_dim: int, value_dim: int, context: int) -> float:
         return 6.0 * sum(rows * columns for rows, columns in self.shapes(key_dim, value_dim).values())
-
-    def weight_shapes(self, key_dim: int, value_dim: int) -> dict[str, tuple[int, ...]]:
-        return {}
-
-    def initial_weights(
-        self, heads: int, key_dim: int, value_dim: int, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
-        """None: the sums start at zero."""
-        return {}
-
-    def owner(self, heads: int, key_dim: int, value_dim: int) -> Owner:
-        return (("memory", self.to_json()), ("heads", heads), ("key_dim", key_dim), ("value_dim", value_dim))
 
     def init(
         self,
@@ -102,39 +87,6 @@ class HigherOrder(Declaration):
         shapes = self.shapes(key_dim, value_dim)
         fresh = {n: torch.zeros(1, heads, *s, dtype=dtype, device=device) for n, s in shapes.items()}
         return State(self.owner(heads, key_dim, value_dim), fresh).expand(batch)
-
-    def state_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """The precision of the sums beside inputs of `dtype`: float32, or float64 for float64."""
-        return torch.float64 if dtype == torch.float64 else torch.float32
-
-    def check_state(self, state: State) -> None:
-        """Raises StateError unless the state was made by this declaration."""
-        check_owner(state, self.to_json())
-
-    def write(self, state: State, k: Tensor, v: Tensor, controls: Controls | None = None) -> State:
-        """The state after one token: k (B, H, K), v (B, H, V), controls "query" (B, H, K) and, if declared, "decay"
-        (B, H). Raises what `mn.run` raises for such mistakes."""
-        check_token(self, state, k, v, controls or {})
-        return self._write(state, k, v, controls or {})
-
-    def read(self, state: State, q: Tensor) -> Tensor:
-        """What the sums answer to q (B, H, K): (B, H, V); or to several queries at once, (B, N, H, K) -> (B, N, H,
-        V). Raises what `mn.run` raises for such mistakes."""
-        check_query(self, state, q)
-        return self._read(state, q)
-
-    def step(
-        self, state: State, q: Tensor, k: Tensor, v: Tensor, controls: Controls | None = None
-    ) -> tuple[Tensor, State]:
-        """One token: write, then read, so that a token sees itself."""
-        check_token(self, state, k, v, controls or {})
-        check_query(self, state, q)
-        return self.advance(state, q, k, v, controls or {})
-
-    def advance(self, state: State, q: Tensor, k: Tensor, v: Tensor, controls: Controls) -> tuple[Tensor, State]:
-        """`step` for callers that have checked their inputs."""
-        after = self._write(state, k, v, controls)
-        return self._read(after, q), after
 
     def _write(self, state: State, k: Tensor, v: Tensor, controls: Controls) -> State:
         state.refuse_if_spent()

@@ -9,18 +9,19 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mnemos.memory.checks import check_owner, check_query, check_sizes, check_token
-from mnemos.memory.declaration import Declaration, expect, expect_kind
-from mnemos.memory.protocol import Control, Controls
+from mnemos.memory.base import AnyMemory
+from mnemos.memory.checks import check_sizes
+from mnemos.memory.control import Controls
+from mnemos.memory.declaration import expect, expect_kind
 from mnemos.memory.read import Read, Softmax
 from mnemos.memory.retain import Everything, Retain, Window
 from mnemos.memory.rotary import rotate
 from mnemos.memory.write import Append
-from mnemos.state import Owner, State
+from mnemos.state import State
 
 
 @dataclass(frozen=True, init=False)
-class KVMemory(Declaration):
+class KVMemory(AnyMemory):
     """A memory of entries (k_j, v_j): what is written, what is retained, how it is read.
 
         after token t: entries = retain(entries + write(k_t, v_t));  o_t = read(q_t, entries)
@@ -28,10 +29,10 @@ class KVMemory(Declaration):
     Its state holds keys (B, N, H, K) (already turned to their rotary positions), values (B, N, H, V), `slot` (B, N):
     position + 1, or 0 where a place is empty, and `count` (B,): tokens seen. N grows with `Everything` and is the
     constant size + sinks with `Window`, whose recent entries form a ring. Queries may have a multiple of the heads
-    of the keys (grouped heads).
+    of the keys (grouped heads). `read` asks from the position of the newest entry; an empty memory answers zero.
     """
 
-    # `write` and `read` are also the verbs of the protocol, so the fields bear other names than the arguments.
+    # `write` and `read` are also the verbs of every memory, so the fields bear other names than the arguments.
     write_rule: Append = field(default_factory=Append, metadata={"argument": "write"})
     retain: Retain = field(default_factory=Everything)
     read_rule: Read = field(default_factory=Softmax, metadata={"argument": "read"})
@@ -45,32 +46,12 @@ class KVMemory(Declaration):
         expect_kind(self.read_rule, Read, "read", "Softmax(rotary=10000.0)")
 
     @property
-    def controls(self) -> tuple[Control, ...]:
-        return ()
-
-    @property
-    def pairs(self) -> int:
-        return 1
-
-    @property
     def kept(self) -> str:
         places = self.retain.capacity
         return "all keys and values" if places is None else f"{places} keys and values"
 
     def step_flops(self, key_dim: int, value_dim: int, context: int) -> float:
         return 2.0 * (self.retain.capacity or context) * (key_dim + value_dim)
-
-    def weight_shapes(self, key_dim: int, value_dim: int) -> dict[str, tuple[int, ...]]:
-        return {}
-
-    def initial_weights(
-        self, heads: int, key_dim: int, value_dim: int, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
-        """None: a key-value memory starts empty."""
-        return {}
-
-    def owner(self, heads: int, key_dim: int, value_dim: int) -> Owner:
-        return (("memory", self.to_json()), ("heads", heads), ("key_dim", key_dim), ("value_dim", value_dim))
 
     def init(
         self,
@@ -102,41 +83,7 @@ class KVMemory(Declaration):
         """The precision of the entries: that of the inputs."""
         return dtype
 
-    def check_state(self, state: State) -> None:
-        """Raises StateError unless the state was made by this declaration."""
-        check_owner(state, self.to_json())
-
-    def write(self, state: State, k: Tensor, v: Tensor, controls: Controls | None = None) -> State:
-        """The state after one token: k (B, H, K), v (B, H, V).
-
-        With gradients off a window's state is updated in place and `state` itself is spent. Raises what `mn.run`
-        raises for such mistakes.
-        """
-        check_token(self, state, k, v, controls or {})
-        return self._write(state, k, v)
-
-    def read(self, state: State, q: Tensor) -> Tensor:
-        """What the entries answer to q (B, H, K), asked from the position of the newest entry: (B, H, V).
-
-        An empty memory answers zero. Raises what `mn.run` raises for such mistakes.
-        """
-        check_query(self, state, q)
-        return self._read(state, q)
-
-    def step(
-        self, state: State, q: Tensor, k: Tensor, v: Tensor, controls: Controls | None = None
-    ) -> tuple[Tensor, State]:
-        """One token: write, then read, so that a token sees itself."""
-        check_token(self, state, k, v, controls or {})
-        check_query(self, state, q)
-        return self.advance(state, q, k, v, controls or {})
-
-    def advance(self, state: State, q: Tensor, k: Tensor, v: Tensor, controls: Controls) -> tuple[Tensor, State]:
-        """`step` for callers that have checked their inputs."""
-        after = self._write(state, k, v)
-        return self._read(after, q), after
-
-    def _write(self, state: State, k: Tensor, v: Tensor) -> State:
+    def _write(self, state: State, k: Tensor, v: Tensor, controls: Controls) -> State:
         state.refuse_if_spent()
         keys, values, slot, count = state["keys"], state["values"], state["slot"], state["count"]
         if self.read_rule.rotary is not None:

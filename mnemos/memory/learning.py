@@ -10,18 +10,19 @@ import torch
 from torch import Tensor
 
 from mnemos.errors import InvalidType
-from mnemos.memory.checks import check_owner, check_query, check_sizes, check_token
-from mnemos.memory.declaration import Declaration, expect, expect_kind
+from mnemos.memory.base import AnyMemory
+from mnemos.memory.checks import check_sizes
+from mnemos.memory.control import Control, Controls
+from mnemos.memory.declaration import expect, expect_kind
 from mnemos.memory.learner import GD, Learner
 from mnemos.memory.objective import L2, Objective
-from mnemos.memory.protocol import Control, Controls
 from mnemos.memory.retention import Keep, Retention
 from mnemos.memory.structure import Matrix, Structure
-from mnemos.state import Owner, State
+from mnemos.state import State
 
 
 @dataclass(frozen=True)
-class Memory(Declaration):
+class Memory(AnyMemory):
     """A memory stated by the four choices of Miras (arXiv 2504.13173).
 
         g_t = gradient at the learner's anchor of objective(M(k_t), v_t)
@@ -90,9 +91,6 @@ class Memory(Declaration):
         """Starting values for the learned initial weights, each (H, out, in); empty if they are not learned."""
         return self.structure.initial(heads, key_dim, value_dim, generator) if self.structure.learned else {}
 
-    def owner(self, heads: int, key_dim: int, value_dim: int) -> Owner:
-        return (("memory", self.to_json()), ("heads", heads), ("key_dim", key_dim), ("value_dim", value_dim))
-
     def init(
         self,
         batch: int,
@@ -149,37 +147,6 @@ class Memory(Declaration):
                 f"weights[{name!r}] must have shape (heads, out, in) = {expected}; got {tuple(weight.shape)}.",
             )
         return {name: weights[name].to(dtype=dtype, device=device) for name in shapes}
-
-    def state_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """The precision of the state beside inputs of `dtype`: float32, or float64 for float64."""
-        return torch.float64 if dtype == torch.float64 else torch.float32
-
-    def check_state(self, state: State) -> None:
-        """Raises StateError unless the state was made by this declaration."""
-        check_owner(state, self.to_json())
-
-    def write(self, state: State, k: Tensor, v: Tensor, controls: Controls | None = None) -> State:
-        """The state after one token.
-
-        k (B, H, K), v (B, H, V); controls by name (B, H), or (B, H, K) for one per channel. With gradients off the
-        state is updated in place and `state` itself is spent. Raises what `mn.run` raises for such mistakes.
-        """
-        check_token(self, state, k, v, controls or {})
-        return self._write(state, k, v, controls or {})
-
-    def read(self, state: State, q: Tensor) -> Tensor:
-        """M(q) at the state's weights: q (B, H, K) -> (B, H, V); or several queries at once, (B, N, H, K) -> (B, N,
-        H, V). Raises what `mn.run` raises for such mistakes."""
-        check_query(self, state, q)
-        return self._read(state, q)
-
-    def step(
-        self, state: State, q: Tensor, k: Tensor, v: Tensor, controls: Controls | None = None
-    ) -> tuple[Tensor, State]:
-        """One token: write, then read (or the other way round, by `read_timing`)."""
-        check_token(self, state, k, v, controls or {})
-        check_query(self, state, q)
-        return self.advance(state, q, k, v, controls or {})
 
     def advance(self, state: State, q: Tensor, k: Tensor, v: Tensor, controls: Controls) -> tuple[Tensor, State]:
         """`step` for callers that have checked their inputs."""

@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnemos.memory.checks import check_owner, check_query, check_sizes, check_token
-from mnemos.memory.declaration import Declaration, expect, expect_kind
+from mnemos.memory.base import AnyMemory
+from mnemos.memory.checks import check_sizes
+from mnemos.memory.control import Control, Controls
+from mnemos.memory.declaration import expect, expect_kind
 from mnemos.memory.learner import GD
 from mnemos.memory.learning import Memory
 from mnemos.memory.objective import Dot
-from mnemos.memory.protocol import Control, Controls
 from mnemos.memory.retention import Decay
 from mnemos.memory.structure import Matrix
-from mnemos.state import Owner, State
+from mnemos.state import State
 
 
 def _plain() -> Memory:
@@ -26,7 +27,7 @@ def _plain() -> Memory:
 
 
 @dataclass(frozen=True)
-class LogLinear(Declaration):
+class LogLinear(AnyMemory):
     """Log-linear attention (arXiv 2506.04761): what a matrix memory holds, told apart by how long ago it was written.
 
     The tokens before and at t (counted from 0) lie in buckets of 1, 1, 2, 4, ... tokens, as in a Fenwick tree:
@@ -84,10 +85,6 @@ class LogLinear(Declaration):
         return (*self.memory.controls, level)
 
     @property
-    def pairs(self) -> int:
-        return 1
-
-    @property
     def kept(self) -> str:
         return f"{self.memory.kept} in {self.levels} levels of age"
 
@@ -95,18 +92,6 @@ class LogLinear(Declaration):
     def corrects(self) -> bool:
         """Whether a write takes what the memory answers already into account (L2), or not (Dot)."""
         return self.memory.objective.slope_kind == "identity"
-
-    def weight_shapes(self, key_dim: int, value_dim: int) -> dict[str, tuple[int, ...]]:
-        return {}
-
-    def initial_weights(
-        self, heads: int, key_dim: int, value_dim: int, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
-        """None: it starts from nothing."""
-        return {}
-
-    def owner(self, heads: int, key_dim: int, value_dim: int) -> Owner:
-        return (("memory", self.to_json()), ("heads", heads), ("key_dim", key_dim), ("value_dim", value_dim))
 
     def init(
         self,
@@ -130,39 +115,6 @@ class LogLinear(Declaration):
         }
         entries = {name: tensor.repeat(batch, *[1] * (tensor.ndim - 1)) for name, tensor in fresh.items()}
         return State(self.owner(heads, key_dim, value_dim), entries, fresh)
-
-    def state_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """The precision of the state beside inputs of `dtype`: float32, or float64 for float64."""
-        return torch.float64 if dtype == torch.float64 else torch.float32
-
-    def check_state(self, state: State) -> None:
-        """Raises StateError unless the state was made by this declaration."""
-        check_owner(state, self.to_json())
-
-    def write(self, state: State, k: Tensor, v: Tensor, controls: Controls | None = None) -> State:
-        """The state after one token; k (B, H, K), v (B, H, V). With gradients off the state is updated in place and
-        `state` itself is spent. Raises what `mn.run` raises for such mistakes."""
-        check_token(self, state, k, v, controls or {})
-        return self._write(state, k, v, controls or {})
-
-    def read(self, state: State, q: Tensor) -> Tensor:
-        """The levels' answers to q (B, H, K), weighted as for the last token: (B, H, V). Several queries at once:
-        (B, N, H, K) -> (B, N, H, V). Raises what `mn.run` raises for such mistakes."""
-        check_query(self, state, q)
-        return self._read(state, q)
-
-    def step(
-        self, state: State, q: Tensor, k: Tensor, v: Tensor, controls: Controls | None = None
-    ) -> tuple[Tensor, State]:
-        """One token: write, then read."""
-        check_token(self, state, k, v, controls or {})
-        check_query(self, state, q)
-        return self.advance(state, q, k, v, controls or {})
-
-    def advance(self, state: State, q: Tensor, k: Tensor, v: Tensor, controls: Controls) -> tuple[Tensor, State]:
-        """`step` for callers that have checked their inputs."""
-        after = self._write(state, k, v, controls)
-        return self._read(after, q), after
 
     def _write(self, state: State, k: Tensor, v: Tensor, controls: Controls) -> State:
         state.refuse_if_spent()

@@ -9,9 +9,11 @@ from cases import (
     VOCABULARY,
     Inputs,
     assert_close,
+    assert_states_close,
     each_model,
     executors_for,
     make_model,
+    name_of,
     some_tokens,
 )
 from torch import Tensor
@@ -19,6 +21,7 @@ from torch import Tensor
 import mnemos as mn
 from mnemos.execute.coefficients import PairProducts
 from mnemos.execute.triangular import unit_lower_inverse
+from mnemos.memory import AnyMemory, HigherOrder, LogLinear
 
 
 def pair_products(a: Tensor) -> Tensor:
@@ -149,6 +152,48 @@ def test_the_delta_rule_at_the_ends_of_its_rate(rate: float) -> None:
     expected, last = mn.run(memory, *inputs.cut(0, 500), plan="reference")
     assert_close(out, expected, "outputs")
     assert_close(state["matrix"], last["matrix"], "state")
+
+
+LONG: list[AnyMemory] = [
+    mn.Memory(mn.Matrix(), mn.Dot(), mn.Decay(per="channel")),
+    mn.Memory(mn.Matrix(), mn.Dot(), mn.Decay(per="value", rotate="value")),
+    mn.Memory(mn.Matrix(), mn.L2(), mn.Decay()),
+    mn.Memory(mn.Matrix(), mn.L2(), mn.Decay(), mn.GD(momentum=True, anchor="previous")),
+    mn.Memory(mn.Matrix(), mn.Huber(0.5), mn.Decay()),
+    mn.Memory(mn.MLP(depth=2), mn.L2(), mn.Decay(), mn.GD(momentum=True, anchor=mn.Chunk(64))),
+    HigherOrder("second", decay=True),
+    LogLinear(mn.Memory(mn.Matrix(), mn.L2(), mn.Decay()), 18),
+    mn.KVMemory(retain=mn.Window(64, sinks=2), read=mn.Softmax(rotary=10000.0)),
+]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("memory", LONG, ids=name_of)
+def test_65536_tokens_in_single_precision(memory: AnyMemory) -> None:
+    """Half of them with one and the same key: finite in both directions, and in pieces what it is as a whole."""
+    time = 65536
+    inputs = Inputs(memory, time, batch=1, heads=1, key_dim=8)
+    inputs.k[:, time // 4 : 3 * time // 4] = inputs.k[:, :1]
+    if isinstance(memory, mn.Memory) and memory.structure.learned:
+        inputs.controls["rate"].mul_(0.02)
+    if "decay" in inputs.controls:
+        inputs.controls["decay"].mul_(0.1).add_(0.899)
+    q, k, v, controls = inputs.cut(0, time)
+    q, k, v = q.float(), k.float(), v.float().requires_grad_()
+    controls = {name: x.float() for name, x in controls.items()}
+    weights = {name: x.float() for name, x in inputs.weights.items()}
+    out, last = mn.run(memory, q, k, v, controls, weights)
+    assert torch.isfinite(out).all()
+    (gradient,) = torch.autograd.grad(out.square().mean(), v)
+    assert torch.isfinite(gradient).all() and gradient.any()
+    state, pieces = memory.init(1, 1, 8, inputs.value_dim, weights), []
+    with torch.no_grad():
+        for start, end in ((0, 10_001), (10_001, 50_000), (50_000, time)):
+            part = {name: x[:, start:end] for name, x in controls.items()}
+            piece, state = mn.run(memory, q[:, start:end], k[:, start:end], v[:, start:end], part, state=state)
+            pieces.append(piece)
+    assert_close(torch.cat(pieces, 1), out, "in pieces", 1e-3)
+    assert_states_close(state, last, tolerance=1e-3)
 
 
 @each_model()

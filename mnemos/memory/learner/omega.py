@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from mnemos.memory.control import Control, Controls
 from mnemos.memory.declaration import expect
 from mnemos.memory.learner.base import Learner
-from mnemos.memory.protocol import Control, Controls
 from mnemos.state import State
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from mnemos.memory.control import Control, Controls
 from mnemos.memory.objective.base import Objective
-from mnemos.memory.protocol import Control, Controls
 
 
 @dataclass(frozen=True)

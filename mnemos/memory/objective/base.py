@@ -6,8 +6,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from mnemos.memory.control import Control, Controls
 from mnemos.memory.declaration import Declaration
-from mnemos.memory.protocol import Control, Controls
 
 
 class Objective(Declaration):

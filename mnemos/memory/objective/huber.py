@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mnemos.memory.control import Control, Controls
 from mnemos.memory.declaration import expect
 from mnemos.memory.objective.base import Objective
-from mnemos.memory.protocol import Control, Controls
 
 
 @dataclass(frozen=True)

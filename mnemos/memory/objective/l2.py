@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from mnemos.memory.control import Controls
 from mnemos.memory.objective.base import Objective
-from mnemos.memory.protocol import Controls
 
 
 @dataclass(frozen=True)

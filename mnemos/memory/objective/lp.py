@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mnemos.memory.control import Controls
 from mnemos.memory.declaration import expect
 from mnemos.memory.objective.base import Objective
-from mnemos.memory.protocol import Controls
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ from typing import Any
 
 from torch import Tensor
 
+from mnemos.memory.base import AnyMemory
+from mnemos.memory.control import Controls
 from mnemos.memory.higher_order import HigherOrder
 from mnemos.memory.keeping import KVMemory
 from mnemos.memory.learner import GD, Implicit, LeastSquares, MiniBatch, Omega
 from mnemos.memory.learning import Memory
 from mnemos.memory.log_linear import LogLinear
-from mnemos.memory.protocol import AnyMemory, Controls
 from mnemos.memory.reference.descending import descend
 from mnemos.memory.reference.keeping import keep
 from mnemos.memory.reference.log_linear import fenwick

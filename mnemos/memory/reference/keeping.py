@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from mnemos.memory.control import Controls
 from mnemos.memory.keeping import KVMemory
-from mnemos.memory.protocol import Controls
 from mnemos.memory.read import LocalLinear
 from mnemos.memory.retain import Window
 from mnemos.state import State

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mnemos.memory.control import Controls
 from mnemos.memory.learner import GD
 from mnemos.memory.log_linear import LogLinear
 from mnemos.memory.objective import L2
-from mnemos.memory.protocol import Controls
 from mnemos.state import State
 
 

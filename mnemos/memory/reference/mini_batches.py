@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mnemos.memory.control import Controls
 from mnemos.memory.learner import MiniBatch
 from mnemos.memory.learning import Memory
-from mnemos.memory.protocol import Controls
 from mnemos.state import State
 
 Weights = dict[str, Tensor]

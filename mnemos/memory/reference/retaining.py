@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mnemos.memory.protocol import Controls
+from mnemos.memory.control import Controls
 from mnemos.memory.retention import DPLR, Decay, Keep, Retention
 
 

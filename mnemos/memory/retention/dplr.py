@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mnemos.memory.protocol import Control, Controls
+from mnemos.memory.control import Control, Controls
 from mnemos.memory.retention.base import Retention
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from mnemos.memory.protocol import Control, Controls
+from mnemos.memory.control import Control, Controls
 from mnemos.memory.retention.base import Retention
 
 

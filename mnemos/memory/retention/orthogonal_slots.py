@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mnemos.memory.protocol import Controls
+from mnemos.memory.control import Controls
 from mnemos.memory.retention.base import Retention
 
 EPSILON = 1e-12

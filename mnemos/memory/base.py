@@ -1,0 +1,110 @@
+"""What every kind of memory is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from mnemos.memory.checks import check_owner, check_query, check_token
+from mnemos.memory.control import Control, Controls
+from mnemos.memory.declaration import Declaration
+from mnemos.state import Owner, State
+
+
+class AnyMemory(Declaration):
+    """Any kind of memory: a pure, frozen, hashable declaration that holds no tensors.
+
+    A new kind gives `kept`, `init`, `step_flops`, `_write` and `_read`, what else differs from here, and its literal
+    form in `mnemos.memory.reference`. Axes: B batch, T time, H heads, K key_dim, V value_dim.
+    """
+
+    @property
+    def controls(self) -> tuple[Control, ...]:
+        """What it needs from outside, per token."""
+        return ()
+
+    @property
+    def pairs(self) -> int:
+        """Key-value pairs that a token brings along: its k and v hold that many, one behind the other."""
+        return 1
+
+    @property
+    def kept(self) -> str:
+        """What it keeps, in a few words."""
+        raise NotImplementedError
+
+    def weight_shapes(self, key_dim: int, value_dim: int) -> dict[str, tuple[int, ...]]:
+        """The learned tensors of its initial state, per head: name -> shape. Empty: it starts from nothing."""
+        return {}
+
+    def initial_weights(
+        self, heads: int, key_dim: int, value_dim: int, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """Starting values for those tensors, each (H, *shape)."""
+        return {}
+
+    def owner(self, heads: int, key_dim: int, value_dim: int) -> Owner:
+        """Whose states these are."""
+        return (("memory", self.to_json()), ("heads", heads), ("key_dim", key_dim), ("value_dim", value_dim))
+
+    def init(
+        self,
+        batch: int,
+        heads: int,
+        key_dim: int,
+        value_dim: int,
+        weights: Mapping[str, Tensor] | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> State:
+        """A state that has seen nothing. Raises InvalidValue for sizes that cannot be, and for weights other than
+        `weight_shapes` names."""
+        raise NotImplementedError
+
+    def state_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """The precision of the state beside inputs of `dtype`: float32, or float64 for float64."""
+        return torch.float64 if dtype == torch.float64 else torch.float32
+
+    def check_state(self, state: State) -> None:
+        """Raises StateError unless the state was made by this declaration."""
+        check_owner(state, self.to_json())
+
+    def write(self, state: State, k: Tensor, v: Tensor, controls: Controls | None = None) -> State:
+        """The state after one token: k (B, H, K), v (B, H, V), controls by name (B, H) or (B, H, channels).
+
+        With gradients off a state of constant size is updated in place and `state` itself is spent. Raises what
+        `mn.run` raises for such mistakes.
+        """
+        check_token(self, state, k, v, controls or {})
+        return self._write(state, k, v, controls or {})
+
+    def read(self, state: State, q: Tensor) -> Tensor:
+        """What the state answers to q (B, H, K): (B, H, V); or to several queries at once, (B, N, H, K) -> (B, N, H,
+        V). Raises what `mn.run` raises for such mistakes."""
+        check_query(self, state, q)
+        return self._read(state, q)
+
+    def step(
+        self, state: State, q: Tensor, k: Tensor, v: Tensor, controls: Controls | None = None
+    ) -> tuple[Tensor, State]:
+        """One token: `write`, then `read`, so that a token sees itself (or in the memory's own order)."""
+        check_token(self, state, k, v, controls or {})
+        check_query(self, state, q)
+        return self.advance(state, q, k, v, controls or {})
+
+    def advance(self, state: State, q: Tensor, k: Tensor, v: Tensor, controls: Controls) -> tuple[Tensor, State]:
+        """`step` for callers that have checked their inputs."""
+        after = self._write(state, k, v, controls)
+        return self._read(after, q), after
+
+    def step_flops(self, key_dim: int, value_dim: int, context: int) -> float:
+        """Floating point operations of one `step` of one head after `context` tokens, to leading order."""
+        raise NotImplementedError
+
+    def _write(self, state: State, k: Tensor, v: Tensor, controls: Controls) -> State:
+        raise NotImplementedError
+
+    def _read(self, state: State, q: Tensor) -> Tensor:
+        raise NotImplementedError
