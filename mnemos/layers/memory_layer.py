@@ -41,7 +41,8 @@ class LayerSpec(LayerDeclaration):
     gate: "swish" multiplies the output by silu(W_g x), "sigmoid" by sigmoid(W_g x); with gate_rank, W_g is a product
     of two matrices over so many channels. norm: "rms" normalises each head's output; "sum" divides it
     by the sum of the weights with which the values were added (linear attention's normaliser).
-    controls: how the memory's controls are made, by name; those left out get a default.
+    controls: how the memory's controls are made, by name; those left out get a default. hold: make them of the first of
+    every `hold` tokens, and keep them for the others.
     key_expand, value_expand: all heads' keys and values together have width times this many channels.
     kv_heads: heads of keys and values where they are fewer (key-value memories only).
     rotation: turn q and k by their positions, lowest frequency 1e-4 and highest 1 (RetNet's); for softmax reads the
@@ -55,6 +56,7 @@ class LayerSpec(LayerDeclaration):
     gate: Literal["swish", "sigmoid"] | None = None
     norm: Literal["rms", "sum"] | None = None
     controls: Rules = ()
+    hold: int = 1
     key_expand: float = 1.0
     value_expand: float = 1.0
     kv_heads: int | None = None
@@ -94,6 +96,7 @@ class LayerSpec(LayerDeclaration):
             f"LayerSpec(gate_rank=) is at least 1 and goes with a gate; got {self.gate_rank} with gate={self.gate!r}.",
         )
         expect(self.conv is None or self.conv >= 2, f"LayerSpec(conv=) spans at least 2 tokens; got {self.conv}.")
+        expect(self.hold >= 1, f"LayerSpec(hold=) is a number of tokens of at least 1; got {self.hold}.")
         expect(self.persistent >= 0, f"LayerSpec(persistent=) is a number of tokens; got {self.persistent}.")
         expect(
             self.kv_heads is None or isinstance(self.memory, KVMemory),
@@ -194,7 +197,14 @@ class MemoryLayer(Layer):
         fresh: dict[str, Tensor] = {}
         if self.conv is not None:
             fresh["conv"] = torch.zeros(1, self.conv.size - 1, self.mixed_sizes[0], dtype=dtype, device=weight.device)
-        if self.spec.rotation:
+        if self.spec.hold > 1:
+            for c in self.memory.controls:
+                if c.name in self.controls:
+                    size = c.size(self.feature_dim, self._stored_value_dim)
+                    shape = (1, self.heads) if size is None else (1, self.heads, size)
+                    wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+                    fresh[f"held.{c.name}"] = torch.zeros(shape, dtype=wide, device=weight.device)
+        if self.spec.rotation or self.spec.hold > 1:
             fresh["count"] = torch.zeros(1, dtype=torch.int64, device=weight.device)
         state = State(self.owner, entries | fresh, fresh)
         if self.persistent is not None:
@@ -218,11 +228,21 @@ class MemoryLayer(Layer):
         q, k, v = (y.unflatten(-1, (n, -1)) for y, n in ((q, self.heads), (k, self.kv_heads), (v, self.kv_heads)))
         if self.spec.keys is not None:
             q, k = self.spec.keys(q), self._each_pair(self.spec.keys, k)
-        if self.spec.rotation:
+        if self.spec.rotation or self.spec.hold > 1:
             count = state["count"]
             positions = count[:, None] + torch.arange(mixed.shape[1], device=mixed.device)
-            q, k = _rotate(q, positions), self._each_pair(lambda y: _rotate(y, positions), k)
             entries["count"] = count + (mixed.shape[1] if lengths is None else lengths)
+            if self.spec.rotation:
+                q, k = _rotate(q, positions), self._each_pair(lambda y: _rotate(y, positions), k)
+            if self.spec.hold > 1:
+                controls = {n: self._hold(x, state[f"held.{n}"], positions) for n, x in controls.items()}
+                last = None if lengths is None else (lengths - 1).clamp(min=0)
+                for name, x in controls.items():
+                    now = x[:, -1] if last is None else x[torch.arange(len(x), device=x.device), last]
+                    if lengths is not None:
+                        moved = (lengths > 0).view(-1, *[1] * (now.ndim - 1))
+                        now = torch.where(moved, now, state[f"held.{name}"])
+                    entries[f"held.{name}"] = now
         if self.spec.norm == "sum":
             v = self._each_pair(lambda y: torch.cat([y, torch.ones_like(y[..., :1])], -1), v)
 
@@ -241,6 +261,13 @@ class MemoryLayer(Layer):
         if self.gate is not None and self.spec.gate is not None:
             o = o * GATES[self.spec.gate](self.gate(x))
         return self.out(o)
+
+    def _hold(self, x: Tensor, before: Tensor, positions: Tensor) -> Tensor:
+        """x (B, T, ...) as it was where the `hold` tokens around each position (B, T) began, or `before` (B, ...)."""
+        began = torch.arange(x.shape[1], device=x.device) - positions % self.spec.hold
+        index = began.clamp(min=0).view(*began.shape, *[1] * (x.ndim - 2)).expand(x.shape)
+        earlier = (began < 0).view(*began.shape, *[1] * (x.ndim - 2))
+        return torch.where(earlier, before[:, None].to(x.dtype), x.gather(1, index))
 
     def _each_pair(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """`function` applied to each of the vectors that a head of k or v holds."""

@@ -16,13 +16,16 @@ from mnemos.zoo.registry import published
     year=2025,
     deviations=(
         "the loss is half the squared error, so that our rate is twice the paper's theta",
-        "gates are per token and head; the paper leaves their form open",
+        "gates are per head, of each token or of each chunk's first; the paper leaves their form open",
         "a deep memory is x + MLP(x) scaled to length 1; the paper leaves both open",
     ),
 )
-def titans_lmm(*, depth: int = 2, chunk: int | None = 16, expansion: int = 4, persistent: int = 0) -> LayerSpec:
+def titans_lmm(
+    *, depth: int = 2, chunk: int | None = 16, expansion: int = 4, persistent: int = 0, hold: int = 1
+) -> LayerSpec:
     """depth: of the memory; 1 is a matrix. chunk: gradients are taken at the start of chunks of this many tokens;
-    None takes them token by token, which for depth=1 is parallel and exact too."""
+    None takes them token by token, which for depth=1 is parallel and exact too. hold: tokens that share the gates of
+    the first of them, such as the chunk's; 1 gives each token its own."""
     gradient = "previous" if chunk is None else Chunk(chunk)
     return LayerSpec(
         memory=Memory(
@@ -42,4 +45,5 @@ def titans_lmm(*, depth: int = 2, chunk: int | None = 16, expansion: int = 4, pe
             ("momentum", Sigmoid()),
         ),
         persistent=persistent,
+        hold=hold,
     )

@@ -162,6 +162,7 @@ CASES: list[Case] = [
         InvalidValue,
         'LayerSpec(gate=) is "swish", "sigmoid" or None; got \'tanh\'.',
     ),
+    (mn.LayerSpec, {"memory": DELTA, "hold": 0}, InvalidValue, "LayerSpec(hold=) is a number of tokens of at least 1"),
     (mn.LayerSpec, {"memory": DELTA, "conv": 1}, InvalidValue, "LayerSpec(conv=) spans at least 2 tokens; got 1."),
     (
         mn.LayerSpec,

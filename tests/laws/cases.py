@@ -480,6 +480,8 @@ def variant_models() -> dict[str, mn.ModelSpec]:
         "yaad-linear": zoo.yaad(depth=1, chunk=None).replace(
             controls=(("rate", Sigmoid()), ("decay", Sigmoid(bias=4.0)), ("delta", Softplus(bias=-2.0)))
         ),
+        "titans_lmm-gates-per-chunk": zoo.titans_lmm(chunk=4, persistent=3, hold=4),
+        "gla-held": zoo.gla().replace(hold=3),
         "titans_lmm-persistent": zoo.titans_lmm(chunk=4, persistent=3),
         "titans_mag-matrix": zoo.titans_mag(window=8, depth=1, chunk=None),
         "titans_mac-no-persistent": zoo.titans_mac(segment=4, persistent=0),

@@ -215,3 +215,32 @@ def test_the_matrix_titans_with_momentum_is_exact_token_by_token() -> None:
         y, state = layer(x[:, t : t + 1], state)
         outputs.append(y)
     assert_same(whole, torch.cat(outputs, 1), 1e-9)
+
+
+def test_gates_of_a_chunk_are_those_of_its_first_token() -> None:
+    """A layer that holds its gates is one whose rules see, in the place of each token, the first of its chunk."""
+    layer = mn.zoo.titans_lmm(chunk=4, hold=4).build(16, 2).double()
+    plain = mn.zoo.titans_lmm(chunk=4).build(16, 2).double()
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 14, 16, dtype=torch.float64)
+    first = torch.arange(14) // 4 * 4
+    for name, rule in list(plain.controls.items()):
+        plain.controls[name] = OfFirst(rule, first)
+    assert float((layer(x)[0] - plain(x)[0]).detach().abs().max()) <= 1e-12
+    assert float((layer(x)[0] - with_gates_of_each_token(layer, x)).detach().abs().max()) > 1e-4
+
+
+class OfFirst(torch.nn.Module):
+    def __init__(self, rule: torch.nn.Module, first: torch.Tensor):
+        super().__init__()
+        self.rule, self.first = rule, first
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.rule(x[:, self.first])
+
+
+def with_gates_of_each_token(layer: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """What the layer gives with gates of each token."""
+    each = mn.zoo.titans_lmm(chunk=4).build(16, 2).double()
+    each.load_state_dict(layer.state_dict())
+    return each(x)[0]
