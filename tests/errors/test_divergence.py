@@ -67,7 +67,7 @@ def test_a_rate_that_must_diverge_is_caught_where_it_does(
 
 
 def test_a_rate_of_three_on_unnormalised_keys() -> None:
-    """The step size of the issue: no head is spared, the first to overflow is named."""
+    """Far too large a step for all of them: no head is spared, the first to overflow is named."""
     torch.manual_seed(0)
     q, k, v = (torch.randn(BATCH, 200, HEADS, DIM) for _ in range(3))
     memory = mn.Memory(mn.Matrix(), mn.L2(), mn.Keep(), mn.GD(rate=3.0))
