@@ -54,3 +54,12 @@ def lay_out(x: Tensor, size: int) -> Tensor:
 def lay_back(x: Tensor, batch: int) -> Tensor:
     """(N, B * H, C, V) -> (B, T, H, V)."""
     return x.unflatten(1, (batch, -1)).movedim(2, 3).movedim(0, 1).flatten(1, 2)
+
+
+def carried(start: Tensor, factor: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
+    """X_n+1 = factor_n X_n + added_n with factor (B, H, N): all X_n before their chunks (B, H, N, ...), and the last."""
+    befores, now = [], start
+    for scale, new in zip(factor.unbind(2), added.unbind(2), strict=True):
+        befores.append(now)
+        now = scale[..., None, None] * now + new
+    return torch.stack(befores, 2), now

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnemos.execute.chunks import cut, cut_controls, join, live_tokens
+from mnemos.execute.chunks import carried, cut, cut_controls, join, live_tokens
 from mnemos.execute.coefficients import coefficients, scale_tokens, scores
 from mnemos.execute.request import Request
 from mnemos.memory import GD, Controls, Dot, LeastSquares, Memory
@@ -62,8 +62,8 @@ class ConjugateGradients:
         c = coefficients(sums, cut_controls(others, size, dtype), live, keys)
 
         written = scale_tokens(keys, c.write[..., -1, :])
-        grams, gram = _carried(state["gram"], c.carry[..., -1], keys.mT @ written)
-        befores, after = _carried(state["matrix"], c.carry[..., -1], values.mT @ written)
+        grams, gram = carried(state["gram"], c.carry[..., 0, -1], keys.mT @ written)
+        befores, after = carried(state["matrix"], c.carry[..., 0, -1], values.mT @ written)
         carry, write = c.carry[..., 0, rows], c.write[..., 0, rows, :]
         padding = (torch.arange(queries.shape[2] * size, device=q.device) >= length).view(-1, size, 1)
         ridge = torch.where(padding, 1.0, cut(asked, size))
@@ -72,15 +72,6 @@ class ConjugateGradients:
         out = out + scale_tokens(solved, c.carry[..., rows]) @ befores.mT
         newest = ridges[torch.arange(len(last), device=q.device), last]
         return join(out, length).to(v.dtype), state.successor(matrix=after, gram=gram, ridge=newest)
-
-
-def _carried(start: Tensor, factor: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
-    """X_n+1 = X_n * factor_n + added_n: all X_n before their chunks (B, H, N, out, in), and the last one."""
-    befores, now = [], start
-    for scale, new in zip(factor.unbind(2), added.unbind(2), strict=True):
-        befores.append(now)
-        now = now * scale[..., None] + new
-    return torch.stack(befores, 2), now
 
 
 def product(x: Tensor, gram: Tensor, keys: Tensor, carry: Tensor, write: Tensor, ridge: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnemos.execute.chunks import cut, cut_controls, join, live_tokens
+from mnemos.execute.chunks import carried, cut, cut_controls, join, live_tokens
 from mnemos.execute.coefficients import PairProducts
 from mnemos.execute.request import Request
 from mnemos.memory import Controls, HigherOrder
@@ -75,7 +75,7 @@ class _Sums:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
         """q_t^T X_t for X_t = decay_t X_t-1 + k_t v_t^T, and the last X."""
-        befores, after = _carried(start, self.whole, k.mT @ (self.end * v))
+        befores, after = carried(start, self.whole, k.mT @ (self.end * v))
         return self.begin * (q @ befores) + (self.between * (q @ k.mT)) @ v, after
 
 
@@ -83,12 +83,12 @@ def _second(
     sums: _Sums, q: Tensor, k: Tensor, v: Tensor, asked: Tensor, state: State
 ) -> tuple[Tensor, dict[str, Tensor]]:
     moment = k.mT @ (sums.end * k)
-    before, keys = _carried(state["key_sum"], sums.whole, moment)
-    crossed, queries = _carried(state["query_sum"], sums.whole, asked.mT @ (sums.end * v))
+    before, keys = carried(state["key_sum"], sums.whole, moment)
+    crossed, queries = carried(state["query_sum"], sums.whole, asked.mT @ (sums.end * v))
     met = k @ asked.mT
     within = k.mT @ (sums.end * (met.tril(-1) @ (sums.end * v)))
     within = within + moment @ (sums.whole[..., None, None] * crossed)
-    late, last = _carried(state["late_sum"], sums.whole.square(), within)
+    late, last = carried(state["late_sum"], sums.whole.square(), within)
     found = q @ before
     out = sums.begin.square() * (found @ crossed - q @ late)
     out = out + sums.begin * ((sums.between * (found @ asked.mT)) @ v)
@@ -107,12 +107,3 @@ def _nested(
         after["key_sum"] = moment.mT
     out, after["nested_sum"] = sums.attend(q, outer, inner, state["nested_sum"])
     return out, after
-
-
-def _carried(start: Tensor, factor: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
-    """X_n+1 = factor_n X_n + added_n: all X_n (B, H, N, rows, columns), and the last one."""
-    befores, now = [], start
-    for scale, new in zip(factor.unbind(2), added.unbind(2), strict=True):
-        befores.append(now)
-        now = scale[..., None, None] * now + new
-    return torch.stack(befores, 2), now
