@@ -57,7 +57,7 @@ def lay_back(x: Tensor, batch: int) -> Tensor:
 
 
 def carried(start: Tensor, factor: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
-    """X_n+1 = factor_n X_n + added_n with factor (B, H, N): all X_n before their chunks (B, H, N, ...), and the last."""
+    """X_n+1 = factor_n X_n + added_n, factor (B, H, N): all X_n before their chunks (B, H, N, ...), and the last."""
     befores, now = [], start
     for scale, new in zip(factor.unbind(2), added.unbind(2), strict=True):
         befores.append(now)
