@@ -25,15 +25,20 @@ from mnemos.state import State
 @pytest.mark.parametrize("objective", choices(Objective), ids=name_of)
 @pytest.mark.parametrize("structure", choices(Structure), ids=name_of)
 def test_every_combination(structure: Structure, objective: Objective) -> None:
-    failures, diverged = [], 0
+    failures, lost = [], 0
     memories = every_combination(structure, objective)
     for memory in memories:
         try:
-            inputs = Inputs(memory, CHUNK + 3).require_grad()
-            state = leaves_of(inputs.lived())
-            if diverges(inputs, state):
-                diverged += 1
-                continue
+            inputs = Inputs(memory, CHUNK + 3)
+            state = inputs.lived()
+            if not tame(inputs, state):  # a shorter life, and smaller numbers in it
+                inputs.q, inputs.k, inputs.v = 0.1 * inputs.q, 0.1 * inputs.k, 0.1 * inputs.v
+                state = inputs.init()
+                if not tame(inputs, state):
+                    lost += 1
+                    continue
+            inputs.require_grad()
+            state = leaves_of(state)
             assert_equals_reference(inputs, state)
             with torch.no_grad():
                 whole, last = mn.run(memory, *inputs.cut(0, CHUNK + 3), state=state.clone())
@@ -43,13 +48,23 @@ def test_every_combination(structure: Structure, objective: Objective) -> None:
             assert_states_close(after, last)
         except Exception as error:  # all of them are wanted, not the first
             failures.append(f"{memory}: {type(error).__name__}: {error}")
-    assert diverged <= len(memories) // 20, f"{diverged} of {len(memories)} combinations diverge: no test"
+    assert lost <= len(memories) // 20, f"{lost} of {len(memories)} combinations run away: no test"
     assert not failures, f"{len(failures)} combinations:\n" + "\n".join(failures)
 
 
-def diverges(inputs: Inputs, state: State) -> bool:
-    """Whether the rule itself runs away on these inputs, as a constant step size does under a steep loss."""
-    with torch.no_grad():
-        out, after = mn.run(inputs.memory, *inputs.cut(0, inputs.q.shape[1]), state=state.detach(), plan="reference")
-    numbers = [out, *(x for _, x in after.tensors() if x.is_floating_point())]
-    return any(not bool(torch.isfinite(x).all()) or bool((x.abs() > 1e4).any()) for x in numbers)
+def tame(inputs: Inputs, state: State) -> bool:
+    """Whether the rule stays at moderate numbers on these inputs, and gives nearly the same on nearly the same ones.
+
+    A constant step size can run away under a steep loss, as can a network without a norm behind a map with a pole;
+    rounding alone then drives two runs of one formula apart.
+    """
+    numbers = []
+    for noise in (0.0, 1e-13):
+        q, k, v, controls = inputs.cut(0, inputs.q.shape[1])
+        q, k, v = (x * (1 + noise * torch.randn_like(x)) for x in (q, k, v))
+        out, after = mn.run(inputs.memory, q, k, v, controls, state=state, plan="reference")
+        numbers.append([out, *(x for _, x in after.tensors() if x.is_floating_point())])
+    return all(
+        bool((one.abs() < 1e4).all()) and bool(((one - other).abs() <= 1e-11 * one.abs().amax().clamp(min=1)).all())
+        for one, other in zip(*numbers, strict=True)
+    )

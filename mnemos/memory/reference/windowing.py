@@ -87,7 +87,7 @@ def _gradient(
     given = [x for pair in pairs for x in pair]
     outer = torch.is_grad_enabled() and any(x.requires_grad for x in (*given, shares, *point.values()))
     with torch.enable_grad():
-        leaves = {n: w if w.requires_grad else w.detach().requires_grad_() for n, w in point.items()}
+        leaves = {n: w if outer and w.requires_grad else w.detach().requires_grad_() for n, w in point.items()}
         loss = sum(
             (shares[..., i] * memory.objective.loss(_forward(memory, leaves, key), value, {})).sum()
             for i, (key, value) in enumerate(pairs)
