@@ -12,18 +12,20 @@ from mnemos.execute.dplr import TriangularRemoval
 from mnemos.execute.fenwick import Fenwick
 from mnemos.execute.fla_kernels import FLAKernel
 from mnemos.execute.higher_order import NestedSums
-from mnemos.execute.local_linear import LocalLinearAttention
 from mnemos.execute.loop import Loop
 from mnemos.execute.mini_batches import MiniBatchDual
 from mnemos.execute.nonlinear import NonlinearTriangular
 from mnemos.execute.outer import OuterDecay
+from mnemos.execute.query_blocks import QueryBlocks
 from mnemos.execute.request import Request, state_bytes
 from mnemos.execute.scan import DiagonalScan
 from mnemos.execute.step import MatrixStep
+from mnemos.execute.table import BetweenEvictions
 
 __all__ = [
     "AnchoredDual",
     "AnchoredMap",
+    "BetweenEvictions",
     "ConjugateGradients",
     "CumulativeDecay",
     "DiagonalScan",
@@ -32,13 +34,13 @@ __all__ = [
     "FLAKernel",
     "Fenwick",
     "FullAttention",
-    "LocalLinearAttention",
     "Loop",
     "MatrixStep",
     "MiniBatchDual",
     "NestedSums",
     "NonlinearTriangular",
     "OuterDecay",
+    "QueryBlocks",
     "Request",
     "TriangularDelta",
     "TriangularRemoval",

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mnemos.execute.request import Request
-from mnemos.memory import Controls, Everything, KVMemory, Softmax, Window
-from mnemos.memory.keeping import ring_place
+from mnemos.memory import Controls, Everything, KVMemory, Read, Window
+from mnemos.memory.places import ring_place
 from mnemos.memory.rotary import rotate
 from mnemos.state import State
 
@@ -25,9 +25,10 @@ class FullAttention:
     def declines(self, memory: Any, request: Request) -> str | None:
         if not isinstance(memory, KVMemory):
             return "it runs memories that keep keys and values; this one learns"
-        if not isinstance(memory.read_rule, Softmax):
-            return f"it reads by {type(memory.read_rule).__name__}, not by the softmax average alone"
-        return None if isinstance(memory.retain, Everything) else "the memory does not keep everything"
+        reason = declines_unless_plain(memory.read_rule)
+        if reason is None and not isinstance(memory.retain, Everything):
+            return "the memory does not keep everything"
+        return reason
 
     def flops(self, memory: Any, request: Request) -> float:
         pairs = request.batch * request.heads * request.length * request.length / 2
@@ -43,21 +44,10 @@ class FullAttention:
         state: State,
         lengths: Tensor | None,
     ) -> tuple[Tensor, State]:
-        count, length = state["count"], q.shape[1]
-        position = count[:, None] + torch.arange(length, device=q.device)
-        if memory.read_rule.rotary is not None:
-            q, k = (rotate(x, position, memory.read_rule.rotary) for x in (q, k))
-        slot = position + 1 if lengths is None else torch.where(_real(length, lengths), position + 1, 0)
-        keys = torch.cat([state["keys"], k.to(state["keys"].dtype)], 1)
-        values = torch.cat([state["values"], v.to(state["values"].dtype)], 1)
-        slot = torch.cat([state["slot"], slot], 1)
-        out = self.attend(q, keys, values, memory, None if keys.shape[1] == length else _seen(position, slot, None))
-        count = count + (length if lengths is None else lengths)
-        return out.to(v.dtype), state.successor(keys=keys, values=values, slot=slot, count=count)
-
-    def attend(self, q: Tensor, keys: Tensor, values: Tensor, memory: KVMemory, seen: Tensor | None) -> Tensor:
-        """What the queries (B, T, H, K) get from the entries (B, N, H, .); causal where `seen` is None."""
-        return _attend(q, keys, values, memory, seen)
+        q, position, after = all_appended(memory, q, k, v, state, lengths)
+        keys, values, slot = after["keys"], after["values"], after["slot"]
+        seen = None if keys.shape[1] == q.shape[1] else _seen(position, slot, None)
+        return attended(q, keys, values, memory, seen).to(v.dtype), after
 
 
 class WindowedAttention:
@@ -69,9 +59,10 @@ class WindowedAttention:
     def declines(self, memory: Any, request: Request) -> str | None:
         if not isinstance(memory, KVMemory):
             return "it runs memories that keep keys and values; this one learns"
-        if not isinstance(memory.read_rule, Softmax):
-            return f"it reads by {type(memory.read_rule).__name__}, not by the softmax average alone"
-        return None if isinstance(memory.retain, Window) else "the memory keeps everything, not a window"
+        reason = declines_unless_plain(memory.read_rule)
+        if reason is None and not isinstance(memory.retain, Window):
+            return "what the memory keeps is not a window"
+        return reason
 
     def flops(self, memory: Any, request: Request) -> float:
         assert isinstance(memory.retain, Window)
@@ -92,22 +83,15 @@ class WindowedAttention:
         window, length, count = memory.retain, q.shape[1], state["count"]
         batch, dtype = q.shape[0], state["keys"].dtype
         position = count[:, None] + torch.arange(length, device=q.device)
+        renumbered = window.sinks > 0 and memory.read_rule.rotary is not None and memory.read_rule.positions == "kept"
         capped = q
         if memory.read_rule.rotary is not None:
-            if window.sinks:  # a sink's distance is counted within the kept entries
+            if renumbered:  # a sink's distance is counted within the kept entries
                 capped = rotate(q, position.clamp(max=window.size + window.sinks - 1), memory.read_rule.rotary)
             q, k = (rotate(x, position, memory.read_rule.rotary) for x in (q, k))
-        new_slot = position + 1 if lengths is None else torch.where(_real(length, lengths), position + 1, 0)
-
-        # The recent entries in the order of time, then the new ones; the sinks apart.
-        recent = count[:, None] + torch.arange(-window.size, 0, device=q.device)
-        known = recent >= window.sinks
-        place = ring_place(window, recent.clamp(min=window.sinks))
-        keys = torch.cat([_at(state["keys"], place), k.to(dtype)], 1)
-        values = torch.cat([_at(state["values"], place), v.to(dtype)], 1)
-        slot = torch.cat([torch.where(known, state["slot"].gather(1, place), 0), new_slot], 1)
-
-        after = _stored(window, state, k.to(dtype), v.to(dtype), new_slot, count, lengths)
+        new_slot = new_slots(position, lengths)
+        keys, values, slot = unrolled(window, state, k.to(dtype), v.to(dtype), new_slot)
+        after = stored_in_ring(window, state, k.to(dtype), v.to(dtype), new_slot, lengths)
         band = torch.where(slot > window.sinks, slot, 0)  # sinks are not read twice
         block = min(window.size, length)
         blocks = -(-length // block)
@@ -126,7 +110,7 @@ class WindowedAttention:
                 after[name][:, : window.sinks].repeat_interleave(blocks, 0) for name in ("keys", "values")
             )
             near_values = torch.cat([sink_values, near_values], 1)
-            if memory.read_rule.rotary is None:
+            if not renumbered:
                 near_keys = torch.cat([sink_keys, near_keys], 1)
             else:  # two rotations of the query in one product: channels side by side, zeros where they do not meet
                 query = torch.cat([far, query], -1)
@@ -134,12 +118,51 @@ class WindowedAttention:
                     [F.pad(sink_keys, (0, sink_keys.shape[-1])), F.pad(near_keys, (near_keys.shape[-1], 0))],
                     1,
                 )
-        out = _attend(query, near_keys, near_values, memory, seen, k.shape[-1])
+        out = attended(query, near_keys, near_values, memory, seen, k.shape[-1])
         return out.unflatten(0, (batch, blocks)).flatten(1, 2)[:, :length].to(v.dtype), after
 
 
-def _real(length: int, lengths: Tensor) -> Tensor:
-    return torch.arange(length, device=lengths.device) < lengths[:, None]
+def declines_unless_plain(rule: Read) -> str | None:
+    """The reasons of algorithms that can do no more than softmax attention."""
+    if not rule.plain:
+        return f"it reads by {type(rule).__name__}, not by the softmax average alone"
+    return None if rule.mask is None else f"it looks at the entries that {rule.mask} lets through, not at all"
+
+
+def all_appended(
+    memory: KVMemory, q: Tensor, k: Tensor, v: Tensor, state: State, lengths: Tensor | None
+) -> tuple[Tensor, Tensor, State]:
+    """The queries at their positions, those positions (B, T), and the state with all new entries behind the old."""
+    count, length = state["count"], q.shape[1]
+    position = count[:, None] + torch.arange(length, device=q.device)
+    if memory.read_rule.rotary is not None:
+        q, k = (rotate(x, position, memory.read_rule.rotary) for x in (q, k))
+    after = state.successor(
+        keys=torch.cat([state["keys"], k.to(state["keys"].dtype)], 1),
+        values=torch.cat([state["values"], v.to(state["values"].dtype)], 1),
+        slot=torch.cat([state["slot"], new_slots(position, lengths)], 1),
+        count=count + (length if lengths is None else lengths),
+    )
+    return q, position, after
+
+
+def unrolled(window: Window, state: State, k: Tensor, v: Tensor, new_slot: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys, values (B, size + T, H, .) and slots (B, size + T) of the recent entries in the order of time, then the new
+    ones; the sinks are left out of the recent, empty places have slot 0."""
+    recent = state["count"][:, None] + torch.arange(-window.size, 0, device=k.device)
+    known = recent >= window.sinks
+    place = ring_place(window, recent.clamp(min=window.sinks))
+    keys = torch.cat([_at(state["keys"], place), k], 1)
+    values = torch.cat([_at(state["values"], place), v], 1)
+    return keys, values, torch.cat([torch.where(known, state["slot"].gather(1, place), 0), new_slot], 1)
+
+
+def new_slots(position: Tensor, lengths: Tensor | None) -> Tensor:
+    """position + 1 (B, T), or 0 for padding."""
+    if lengths is None:
+        return position + 1
+    real = torch.arange(position.shape[1], device=position.device) < lengths[:, None]
+    return torch.where(real, position + 1, 0)
 
 
 def _seen(position: Tensor, slot: Tensor, size: int | None) -> Tensor:
@@ -149,7 +172,7 @@ def _seen(position: Tensor, slot: Tensor, size: int | None) -> Tensor:
     return (seen if size is None else seen & (distance < size))[:, None]
 
 
-def _attend(
+def attended(
     q: Tensor, keys: Tensor, values: Tensor, memory: KVMemory, seen: Tensor | None, key_dim: int | None = None
 ) -> Tensor:
     """Softmax attention; causal where `seen` is None. Values are filled up to the keys' width for the fast kernels."""
@@ -171,11 +194,9 @@ def _at(x: Tensor, place: Tensor) -> Tensor:
     return x.gather(1, place[:, :, None, None].expand(-1, -1, *x.shape[2:]))
 
 
-def _stored(
-    window: Window, state: State, k: Tensor, v: Tensor, slot: Tensor, count: Tensor, lengths: Tensor | None
-) -> State:
+def stored_in_ring(window: Window, state: State, k: Tensor, v: Tensor, slot: Tensor, lengths: Tensor | None) -> State:
     """The state after the new entries: each place takes the last entry that belongs there."""
-    length = k.shape[1]
+    length, count = k.shape[1], state["count"]
     end = count + (length if lengths is None else lengths)
     place = torch.arange(window.size + window.sinks, device=k.device)
     # The latest position at or before the end that is stored at each place; a sink's place has one only.

@@ -15,6 +15,7 @@ from mnemos.layers.controls import (
     LevelWeights,
     LowRankDecay,
     Phase,
+    RelativeTable,
     Sigmoid,
     Softplus,
 )
@@ -85,6 +86,7 @@ __all__ = [
     "PrefixSoftmax",
     "RecurrentChunks",
     "RecurrentChunksLayer",
+    "RelativeTable",
     "Sigmoid",
     "Softplus",
     "StateSpace",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,12 @@ from mnemos.memory.declaration import Declaration, expect
 
 
 class ControlRule(Declaration):
-    """x (B, T, width) -> a control (B, T, heads) or, with channels, (B, T, heads, channels)."""
+    """x (B, T, width) -> a control (B, T, heads) or, with channels, (B, T, heads, channels).
+
+    of: what x is, the layer's input or, (B, T, heads, key_dim), the query that the memory is asked with.
+    """
+
+    of: ClassVar[Literal["input", "query"]] = "input"
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -290,6 +296,32 @@ class _LevelWeights(nn.Module):
         return F.softplus(self.scale * _wide(self.linear(x))).unflatten(-1, (-1, self.levels))
 
 
+@dataclass(frozen=True)
+class RelativeTable(ControlRule):
+    """q . E_lag / sqrt(key_dim): a bias for every lag from a learned vector a head and lag (arXiv 1809.04281). E starts
+    normal with standard deviation 1/sqrt(key_dim)."""
+
+    of = "query"
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return -math.inf, math.inf
+
+    def build(self, width: int, heads: int, channels: int | None) -> nn.Module:
+        expect(channels is not None, "RelativeTable gives a number for each lag; one a head is Sigmoid's.")
+        assert channels is not None
+        return _RelativeTable(width // heads, heads, channels)
+
+
+class _RelativeTable(nn.Module):
+    def __init__(self, key_dim: int, heads: int, lags: int):
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(heads, lags, key_dim) / math.sqrt(key_dim))
+
+    def forward(self, q: Tensor) -> Tensor:
+        return torch.einsum("bthk,hlk->bthl", q, self.table) / math.sqrt(q.shape[-1])
+
+
 def _wide(x: Tensor) -> Tensor:
     """At least float32."""
     return x if x.dtype == torch.float64 else x.float()
@@ -336,6 +368,8 @@ def default_rule(control: Control, chunk: int) -> ControlRule:
         return Sigmoid(bias=-4.0, high=0.1)
     if control.name in ("removal", "replacement"):
         return Direction(0.5)
+    if control.name == "bias":
+        return RelativeTable()
     if control.name == "level":
         return LevelWeights()
     if control.name == "angle":

@@ -149,16 +149,15 @@ class MemoryLayer(Layer):
         self.project = nn.Linear(width, sum(self.sizes), bias=False)
         self.mixed_sizes = [sum(self.sizes), 0] if spec.conv_values else [sum(self.sizes[:2]), self.sizes[2]]
         self.conv = ShortConvolution(self.mixed_sizes[0], spec.conv) if spec.conv else None
-        rules, chunk = dict(spec.controls), getattr(getattr(spec.memory, "learner", None), "chunk", 1)
-        self.controls = nn.ModuleDict(
-            {
-                c.name: rules.get(c.name, default_rule(c, chunk)).build(
-                    width, heads, c.size(self.feature_dim, self._stored_value_dim)
-                )
-                for c in self.memory.controls
-                if not c.tied or c.name in rules
-            }
-        )
+        given, chunk = dict(spec.controls), getattr(getattr(spec.memory, "learner", None), "chunk", 1)
+        self.controls, self.asking = nn.ModuleDict(), nn.ModuleDict()  # made of the layer's input; of the query
+        for c in self.memory.controls:
+            if not c.tied or c.name in given:
+                rule, size = given.get(c.name, default_rule(c, chunk)), c.size(self.feature_dim, self._stored_value_dim)
+                if rule.of == "input":
+                    self.controls[c.name] = rule.build(width, heads, size)
+                else:
+                    self.asking[c.name] = rule.build(heads * self.feature_dim, heads, size)
         weights = self.memory.initial_weights(heads, self.feature_dim, self._stored_value_dim)
         self.initial = nn.ParameterDict({name: nn.Parameter(weight) for name, weight in weights.items()})
         self.norm = RMSNorm(self.value_dim) if spec.norm == "rms" else None
@@ -246,7 +245,8 @@ class MemoryLayer(Layer):
         if self.spec.norm == "sum":
             v = self._each_pair(lambda y: torch.cat([y, torch.ones_like(y[..., :1])], -1), v)
 
-        controls = {c.name: q for c in self.memory.controls if c.tied} | dict(controls)
+        asked = {name: rule(q) for name, rule in self.asking.items()}
+        controls = {c.name: q for c in self.memory.controls if c.tied} | dict(controls) | asked
         with torch.autocast(mixed.device.type, enabled=False):  # the memory keeps its own precision
             o, entries["memory"] = run_rows(self.memory, q, k, v, controls, state.child("memory"), lengths)
         if self.spec.norm == "sum":

@@ -8,9 +8,10 @@ from mnemos.memory.keeping import KVMemory
 from mnemos.memory.learner import GD, Chunk, Implicit, Learner, LeastSquares, MiniBatch, Omega
 from mnemos.memory.learning import Memory
 from mnemos.memory.log_linear import LogLinear
+from mnemos.memory.mask import Dilated, Mask, PowersOfTwo
 from mnemos.memory.objective import L2, AffineL2, Dot, Huber, Lp, Objective, RobustShift
-from mnemos.memory.read import LocalLinear, Read, Softmax
-from mnemos.memory.retain import Everything, Retain, Window
+from mnemos.memory.read import LocalLinear, Read, Relative, Softmax
+from mnemos.memory.retain import ByPosition, Everything, HeavyHitters, LazyEviction, Policy, Retain, Window
 from mnemos.memory.retention import (
     DPLR,
     KL,
@@ -38,27 +39,32 @@ __all__ = [
     "AnyMemory",
     "Append",
     "Bregman",
+    "ByPosition",
     "Chunk",
     "Control",
     "Controls",
     "Decay",
     "Declaration",
+    "Dilated",
     "Dot",
     "ElasticNet",
     "ElasticNetDual",
     "Everything",
     "FDivergence",
+    "HeavyHitters",
     "HigherOrder",
     "Huber",
     "Implicit",
     "KVMemory",
     "Keep",
+    "LazyEviction",
     "Learner",
     "LeastSquares",
     "LocalLinear",
     "LogLinear",
     "Lp",
     "Lq",
+    "Mask",
     "Matrix",
     "Memory",
     "MiniBatch",
@@ -67,7 +73,10 @@ __all__ = [
     "Objective",
     "Omega",
     "OrthogonalSlots",
+    "Policy",
+    "PowersOfTwo",
     "Read",
+    "Relative",
     "Retain",
     "Retention",
     "RobustShift",

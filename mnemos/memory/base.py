@@ -21,9 +21,19 @@ class AnyMemory(Declaration):
     """
 
     @property
-    def controls(self) -> tuple[Control, ...]:
-        """What it needs from outside, per token."""
+    def write_controls(self) -> tuple[Control, ...]:
+        """What it needs from outside with every token that it writes."""
         return ()
+
+    @property
+    def read_controls(self) -> tuple[Control, ...]:
+        """What it needs from outside with every query that it reads."""
+        return ()
+
+    @property
+    def controls(self) -> tuple[Control, ...]:
+        """All that it needs from outside, per token."""
+        return (*self.write_controls, *self.read_controls)
 
     @property
     def pairs(self) -> int:
@@ -80,24 +90,26 @@ class AnyMemory(Declaration):
         check_token(self, state, k, v, controls or {})
         return self._write(state, k, v, controls or {})
 
-    def read(self, state: State, q: Tensor) -> Tensor:
+    def read(self, state: State, q: Tensor, controls: Controls | None = None) -> Tensor:
         """What the state answers to q (B, H, K): (B, H, V); or to several queries at once, (B, N, H, K) -> (B, N, H,
-        V). Raises what `mn.run` raises for such mistakes."""
-        check_query(self, state, q)
-        return self._read(state, q)
+        V). controls: `read_controls` by name, (B, H) or (B, N, H) and their channels. Raises what `mn.run` raises for
+        such mistakes."""
+        check_query(self, state, q, controls or {})
+        return self._read(state, q, controls or {})
 
     def step(
         self, state: State, q: Tensor, k: Tensor, v: Tensor, controls: Controls | None = None
     ) -> tuple[Tensor, State]:
         """One token: `write`, then `read`, so that a token sees itself (or in the memory's own order)."""
-        check_token(self, state, k, v, controls or {})
-        check_query(self, state, q)
-        return self.advance(state, q, k, v, controls or {})
+        controls, reading = controls or {}, {control.name for control in self.read_controls}
+        check_token(self, state, k, v, {name: x for name, x in controls.items() if name not in reading})
+        check_query(self, state, q, {name: x for name, x in controls.items() if name in reading})
+        return self.advance(state, q, k, v, controls)
 
     def advance(self, state: State, q: Tensor, k: Tensor, v: Tensor, controls: Controls) -> tuple[Tensor, State]:
         """`step` for callers that have checked their inputs."""
         after = self._write(state, k, v, controls)
-        return self._read(after, q), after
+        return self._read(after, q, controls), after
 
     def step_flops(self, key_dim: int, value_dim: int, context: int) -> float:
         """Floating point operations of one `step` of one head after `context` tokens, to leading order."""
@@ -106,5 +118,5 @@ class AnyMemory(Declaration):
     def _write(self, state: State, k: Tensor, v: Tensor, controls: Controls) -> State:
         raise NotImplementedError
 
-    def _read(self, state: State, q: Tensor) -> Tensor:
+    def _read(self, state: State, q: Tensor, controls: Controls) -> Tensor:
         raise NotImplementedError

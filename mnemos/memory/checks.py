@@ -73,7 +73,7 @@ def check_inputs(memory: AnyMemory, q: Tensor, k: Tensor, v: Tensor, controls: C
         )
     if q.shape[:2] != k.shape[:2]:
         raise InvalidValue(f"q and k must share (batch, time); got {tuple(q.shape[:2])} and {tuple(k.shape[:2])}.")
-    grouped = not memory.controls and hasattr(memory, "retain")
+    grouped = hasattr(memory, "retain")
     if q.shape[2] != k.shape[2] and not (grouped and k.shape[2] and q.shape[2] % k.shape[2] == 0):
         advice = "a multiple of k's heads (grouped heads)" if grouped else "the same number of heads as k"
         raise InvalidValue(f"q must have {advice}; got {q.shape[2]} and {k.shape[2]}.")
@@ -83,7 +83,8 @@ def check_inputs(memory: AnyMemory, q: Tensor, k: Tensor, v: Tensor, controls: C
     for name, x in (("k", k), ("v", v)):
         if x.dtype != q.dtype:
             raise InvalidType(f"q, k and v must share a dtype; q is {q.dtype} and {name} is {x.dtype}.")
-    check_controls(memory, controls, k.shape[:3], "(batch, time, heads)", q.shape[3], v.shape[3] // memory.pairs)
+    value_dim = v.shape[3] // memory.pairs
+    check_controls(memory.controls, controls, q.shape[:3], "(batch, time, heads)", q.shape[3], value_dim)
     for name, x in (("q", q), ("k", k), ("v", v)):
         check_finite(name, x)
 
@@ -101,11 +102,12 @@ def check_token(memory: AnyMemory, state: State, k: Tensor, v: Tensor, controls:
     key_dim, value_dim = k.shape[2] // memory.pairs, v.shape[2] // memory.pairs
     owner = memory.owner(k.shape[1], key_dim, value_dim)
     expect_state(state, "write").check(owner, k.shape[0], "write", k.device)
-    check_controls(memory, controls, k.shape[:2], "(batch, heads)", key_dim, value_dim)
+    check_controls(memory.write_controls, controls, k.shape[:2], "(batch, heads)", key_dim, value_dim)
 
 
-def check_query(memory: AnyMemory, state: State, q: Tensor) -> None:
-    """Raises unless `state` is the memory's own and q (B, H, K), or (B, N, H, K) for several, is a query for it."""
+def check_query(memory: AnyMemory, state: State, q: Tensor, controls: Controls) -> None:
+    """Raises unless `state` is the memory's own and q (B, H, K), or (B, N, H, K) for several, and the controls of
+    reading are a query for it."""
     if not (isinstance(q, Tensor) and q.ndim == 4):
         _check_vectors("q", q, "key_dim")
     memory.check_state(expect_state(state, "read"))
@@ -117,6 +119,9 @@ def check_query(memory: AnyMemory, state: State, q: Tensor) -> None:
             f"got shape {tuple(q.shape)}."
         )
     check_finite("q", q)
+    axes = "(batch, heads)" if q.ndim == 3 else "(batch, queries, heads)"
+    key_dim, value_dim = int(made["key_dim"]), int(made["value_dim"])
+    check_controls(memory.read_controls, controls, q.shape[:-1], axes, key_dim, value_dim)
 
 
 def _check_vectors(name: str, x: Tensor, last: str) -> None:
@@ -129,14 +134,19 @@ def _check_vectors(name: str, x: Tensor, last: str) -> None:
 
 
 def check_controls(
-    memory: AnyMemory, controls: Controls, lead: tuple[int, ...], axes: str, key_dim: int, value_dim: int
+    declared_controls: tuple[Control, ...],
+    controls: Controls,
+    lead: tuple[int, ...],
+    axes: str,
+    key_dim: int,
+    value_dim: int,
 ) -> None:
-    """Raises unless `controls` are exactly the ones that `memory` declares, in shape and range.
+    """Raises unless `controls` are exactly the declared ones, in shape and range.
 
     lead: the shape of a control per head, its axes named by `axes`; any other has an axis of its own after them.
     """
-    declared = {control.name: control for control in memory.controls}
-    wanted = ", ".join(f"{c.name} (per {c.per}: {c.meaning})" for c in memory.controls) or "no controls"
+    declared = {control.name: control for control in declared_controls}
+    wanted = ", ".join(f"{c.name} (per {c.per}: {c.meaning})" for c in declared_controls) or "no controls"
     unknown = sorted(set(controls) - set(declared))
     if unknown:
         raise InvalidValue(f"unknown control {', '.join(map(repr, unknown))}: this memory takes {wanted}.")

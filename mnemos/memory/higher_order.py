@@ -55,7 +55,7 @@ class HigherOrder(AnyMemory):
         )
 
     @property
-    def controls(self) -> tuple[Control, ...]:
+    def write_controls(self) -> tuple[Control, ...]:
         query = Control("query", "channel", -math.inf, math.inf, "query that is written beside the key", tied="query")
         decay = Control("decay", "head", 0.0, 1.0, "retention factor that multiplies the sums; 0 erases them")
         return (query, decay) if self.decay else (query,)
@@ -117,7 +117,7 @@ class HigherOrder(AnyMemory):
         add("nested_sum", found.mT @ (asked @ held["value_sum"]))
         return state.successor(**held)
 
-    def _read(self, state: State, q: Tensor) -> Tensor:
+    def _read(self, state: State, q: Tensor, controls: Controls) -> Tensor:
         several = q.ndim == 4
         x = q.to(state[ENTRIES[self.form][0]].dtype)
         x = x.transpose(1, 2) if several else x[..., None, :]

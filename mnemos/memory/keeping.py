@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -11,10 +10,11 @@ from torch import Tensor
 
 from mnemos.memory.base import AnyMemory
 from mnemos.memory.checks import check_sizes
-from mnemos.memory.control import Controls
+from mnemos.memory.control import Control, Controls
 from mnemos.memory.declaration import expect, expect_kind
+from mnemos.memory.places import append, evict, observed, put_in_ring, put_in_table, statistics_dtype
 from mnemos.memory.read import Read, Softmax
-from mnemos.memory.retain import Everything, Retain, Window
+from mnemos.memory.retain import Everything, Policy, Retain, Window
 from mnemos.memory.rotary import rotate
 from mnemos.memory.write import Append
 from mnemos.state import State
@@ -28,8 +28,10 @@ class KVMemory(AnyMemory):
 
     Its state holds keys (B, N, H, K) (already turned to their rotary positions), values (B, N, H, V), `slot` (B, N):
     position + 1, or 0 where a place is empty, and `count` (B,): tokens seen. N grows with `Everything` and is the
-    constant size + sinks with `Window`, whose recent entries form a ring. Queries may have a multiple of the heads
-    of the keys (grouped heads). `read` asks from the position of the newest entry; an empty memory answers zero.
+    constant size + sinks with `Window`, whose recent entries form a ring. A `Policy` lets each head keep entries of
+    its own: there the axes are (B, H, N), and each statistic has its tensor. Queries may have a multiple of the heads
+    of the keys (grouped heads). `read` asks from the position of the newest entry; an empty memory answers zero. It
+    changes nothing, while `step` and whole runs let a policy see what was read.
     """
 
     # `write` and `read` are also the verbs of every memory, so the fields bear other names than the arguments.
@@ -44,6 +46,10 @@ class KVMemory(AnyMemory):
         expect_kind(self.write_rule, Append, "write", "Append()")
         expect_kind(self.retain, Retain, "retain", "Everything() or Window(256)")
         expect_kind(self.read_rule, Read, "read", "Softmax(rotary=10000.0)")
+
+    @property
+    def read_controls(self) -> tuple[Control, ...]:
+        return self.read_rule.controls
 
     @property
     def kept(self) -> str:
@@ -71,68 +77,96 @@ class KVMemory(AnyMemory):
             f"rotary positions turn pairs of channels, so key_dim must be even; got {key_dim}.",
         )
         places = self.retain.capacity or 0
+        lead = (1, places, heads)
+        slot: tuple[int, ...] = (1, places)
+        if isinstance(self.retain, Policy):  # one place more: the new entry is there before an old one goes
+            lead = slot = (1, heads, places + 1)
         fresh = {
-            "keys": torch.zeros(1, places, heads, key_dim, dtype=dtype, device=device),
-            "values": torch.zeros(1, places, heads, value_dim, dtype=dtype, device=device),
-            "slot": torch.zeros(1, places, dtype=torch.int64, device=device),
+            "keys": torch.zeros(*lead, key_dim, dtype=dtype, device=device),
+            "values": torch.zeros(*lead, value_dim, dtype=dtype, device=device),
+            "slot": torch.zeros(slot, dtype=torch.int64, device=device),
             "count": torch.zeros(1, dtype=torch.int64, device=device),
         }
+        if isinstance(self.retain, Policy):
+            own = {"dtype": statistics_dtype(dtype), "device": device}
+            fresh |= {f"statistic.{name}": torch.zeros(slot, **own) for name in self.retain.statistics}
         return State(self.owner(heads, key_dim, value_dim), fresh).expand(batch)
 
     def state_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """The precision of the entries: that of the inputs."""
         return dtype
 
+    def advance(self, state: State, q: Tensor, k: Tensor, v: Tensor, controls: Controls) -> tuple[Tensor, State]:
+        after = self._write(state, k, v, {})
+        out, weights = self._respond(after, q[:, None], {name: value[:, None] for name, value in controls.items()})
+        if isinstance(self.retain, Policy):
+            after = observed(self.retain, after, over_group(self.retain, weights, 1)[:, :, 0])
+        return out[:, 0], after
+
     def _write(self, state: State, k: Tensor, v: Tensor, controls: Controls) -> State:
         state.refuse_if_spent()
-        keys, values, slot, count = state["keys"], state["values"], state["slot"], state["count"]
+        k, v = k.to(state["keys"].dtype), v.to(state["values"].dtype)
         if self.read_rule.rotary is not None:
-            k = rotate(k[:, None], count[:, None], self.read_rule.rotary)[:, 0]
-        k, v = k.to(keys.dtype), v.to(values.dtype)
-        if not isinstance(self.retain, Window):
-            return state.successor(
-                keys=torch.cat([keys, k[:, None]], 1),
-                values=torch.cat([values, v[:, None]], 1),
-                slot=torch.cat([slot, (count + 1)[:, None]], 1),
-                count=count + 1,
-            )
-        place = ring_place(self.retain, count)
-        if torch.is_grad_enabled():
-            here = torch.arange(slot.shape[1], device=slot.device) == place[:, None]
-            return state.successor(
-                keys=torch.where(here[:, :, None, None], k[:, None], keys),
-                values=torch.where(here[:, :, None, None], v[:, None], values),
-                slot=torch.where(here, (count + 1)[:, None], slot),
-                count=count + 1,
-            )
-        rows = torch.arange(len(count), device=count.device)
-        keys[rows, place], values[rows, place], slot[rows, place] = k, v, count + 1
-        count += 1
-        state.spend()
-        return state.successor(keys=keys, values=values, slot=slot, count=count)
-
-    def _read(self, state: State, q: Tensor) -> Tensor:
-        keys, values, slot, count = state["keys"], state["values"], state["slot"], state["count"]
-        batch, _, heads, _ = keys.shape
-        grouped = q.reshape(batch, heads, -1, q.shape[-1]).to(keys.dtype)  # (B, H, queries of the group, K)
-        scale = self.read_rule.scale or 1 / math.sqrt(q.shape[-1])
-        by_head = keys.transpose(1, 2)
-        if self.read_rule.rotary is None:
-            scores = grouped @ by_head.mT
+            k = rotate(k[:, None], state["count"][:, None], self.read_rule.rotary)[:, 0]
+        if isinstance(self.retain, Policy):
+            entries = put_in_table(self.retain, state, k[:, :, None], v[:, :, None])
+            after = evict(self.retain, state.successor(**entries))
+        elif isinstance(self.retain, Window):
+            after = state.successor(**put_in_ring(self.retain, state, k, v))
         else:
-            newest, turned = count - 1, grouped.transpose(1, 2)
-            sinks = self.retain.sinks if isinstance(self.retain, Window) else 0
-            recent = rotate(turned.flatten(1, 2)[:, None], newest[:, None], self.read_rule.rotary)
-            scores = recent.view_as(turned).transpose(1, 2) @ by_head[:, :, sinks:].mT
-            if sinks:
-                within = newest.clamp(max=(self.retain.capacity or 0) - 1)
-                far = rotate(turned.flatten(1, 2)[:, None], within[:, None], self.read_rule.rotary)
-                scores = torch.cat([far.view_as(turned).transpose(1, 2) @ by_head[:, :, :sinks].mT, scores], -1)
-        scores = (scores * scale).masked_fill((slot == 0)[:, None, None], -torch.inf)
-        weights = torch.softmax(scores, -1) if slot.shape[1] else scores
-        weights = weights.masked_fill((count == 0)[:, None, None, None], 0)
-        out = self.read_rule.answer(weights, grouped, by_head, values.transpose(1, 2))
-        return out.reshape(batch, q.shape[1], values.shape[-1]).to(q.dtype)
+            return state.successor(**append(state, k, v))
+        if not torch.is_grad_enabled():
+            state.spend()
+        return after
+
+    def _read(self, state: State, q: Tensor, controls: Controls) -> Tensor:
+        several = q.ndim == 4
+        if not several:
+            q, controls = q[:, None], {name: value[:, None] for name, value in controls.items()}
+        out, _ = self._respond(state, q, controls)
+        return out if several else out[:, 0]
+
+    def _respond(self, state: State, q: Tensor, controls: Controls) -> tuple[Tensor, Tensor]:
+        """Answers (B, n, heads, V) to queries (B, n, heads, K) at the newest position, and the weights of the entries,
+        (B, H, queries of a group, N)."""
+        rule, count, slot = self.read_rule, state["count"], state["slot"]
+        keys, values = state["keys"], state["values"]
+        newest = (count - 1).clamp(min=0)
+        own_places = slot.ndim == 3
+        if not own_places:
+            keys, values, slot = keys.transpose(1, 2), values.transpose(1, 2), slot[:, None]
+        grouped = fold(q.to(keys.dtype), keys.shape[1])
+        if rule.rotary is not None:
+            grouped = fold(rotate(q.to(keys.dtype), newest[:, None].expand(q.shape[:2]), rule.rotary), keys.shape[1])
+            if rule.positions == "kept":
+                keys = self._renumbered(keys, slot, newest)
+        position = slot - 1
+        seen = slot > 0
+        if rule.mask is not None:
+            seen = seen & rule.mask.sees(newest[:, None, None], position)
+        lag = (newest[:, None, None] - position)[:, :, None]
+        asked = {name: fold(value, keys.shape[1]) for name, value in controls.items()}
+        out, weights = rule.respond(grouped, keys, values, seen[:, :, None], lag, asked)
+        return unfold(out, q.shape[1]).to(q.dtype), weights
+
+    def _renumbered(self, keys: Tensor, slot: Tensor, newest: Tensor) -> Tensor:
+        """keys (B, H, N, K) as if the kept entries followed each other without gaps up to the newest position, slot
+        (B, H or 1, N)."""
+        rule, retain = self.read_rule, self.retain
+        assert rule.rotary is not None
+        if isinstance(retain, Window):  # only sinks have a gap behind them
+            if not retain.sinks:
+                return keys
+            gap = (newest - (retain.size + retain.sinks - 1)).clamp(min=0)
+            sinks = keys[:, :, : retain.sinks].transpose(1, 2)
+            moved = rotate(sinks, gap[:, None].expand(sinks.shape[:2]), rule.rotary).transpose(1, 2)
+            return torch.cat([moved, keys[:, :, retain.sinks :]], 2)
+        if not isinstance(retain, Policy):
+            return keys
+        later = torch.where(slot > 0, slot, 0)
+        order = later.argsort(-1, descending=True).argsort(-1)  # 0 for the newest
+        gap = newest[:, None, None] - order - (slot - 1)
+        return rotate(keys[..., None, :], gap, rule.rotary)[..., 0, :]
 
     def __str__(self) -> str:
         return f"KVMemory({self.write_rule!r}, {self.retain!r}, {self.read_rule!r})"
@@ -141,6 +175,17 @@ class KVMemory(AnyMemory):
         return str(self)
 
 
-def ring_place(window: Window, position: Tensor) -> Tensor:
-    """Where the entry of a position is stored: sinks first, then a ring of the recent ones."""
-    return torch.where(position < window.sinks, position, window.sinks + (position - window.sinks) % window.size)
+def fold(x: Tensor, heads: int) -> Tensor:
+    """(B, n, heads * group, ...) -> (B, heads, group * n, ...): the queries of a group one behind the other."""
+    return x.unflatten(2, (heads, -1)).movedim(1, 3).flatten(2, 3)
+
+
+def unfold(x: Tensor, number: int) -> Tensor:
+    """(B, heads, group * n, ...) -> (B, n, heads * group, ...)."""
+    return x.unflatten(2, (-1, number)).movedim(3, 1).flatten(2, 3)
+
+
+def over_group(policy: Policy, weights: Tensor, number: int) -> Tensor:
+    """The weights (B, H, group * n, N) that a policy looks at, (B, H, n, N)."""
+    weights = weights.unflatten(2, (-1, number))
+    return weights.amax(2) if policy.group == "max" else weights.mean(2)

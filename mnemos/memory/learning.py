@@ -61,7 +61,7 @@ class Memory(AnyMemory):
         expect(not twice, f"two of the choices in {self} take a control of the same name: {', '.join(twice)}.")
 
     @property
-    def controls(self) -> tuple[Control, ...]:
+    def write_controls(self) -> tuple[Control, ...]:
         return (*self.learner.controls, *self.retention.controls, *self.objective.controls)
 
     @property
@@ -151,10 +151,10 @@ class Memory(AnyMemory):
     def advance(self, state: State, q: Tensor, k: Tensor, v: Tensor, controls: Controls) -> tuple[Tensor, State]:
         """`step` for callers that have checked their inputs."""
         if self.read_timing == "before":
-            out = self._read(state, q)
+            out = self._read(state, q, {})
             return out, self._write(state, k, v, controls)
         after = self._write(state, k, v, controls)
-        return self._read(after, q), after
+        return self._read(after, q, {}), after
 
     def _write(self, state: State, k: Tensor, v: Tensor, controls: Controls) -> State:
         state.refuse_if_spent()
@@ -169,7 +169,7 @@ class Memory(AnyMemory):
             state.spend()
         return state.successor(**entries)
 
-    def _read(self, state: State, q: Tensor) -> Tensor:
+    def _read(self, state: State, q: Tensor, controls: Controls) -> Tensor:
         several = q.ndim == 4
         x = q.to(self._dtype(state))
         out = self.learner.read(self, state, x.transpose(1, 2) if several else x[..., None, :])

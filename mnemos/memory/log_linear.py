@@ -80,7 +80,7 @@ class LogLinear(AnyMemory):
         )
 
     @property
-    def controls(self) -> tuple[Control, ...]:
+    def write_controls(self) -> tuple[Control, ...]:
         level = Control("level", "count", 0.0, math.inf, "weight of each level in the read", self.levels)
         return (*self.memory.controls, level)
 
@@ -153,7 +153,7 @@ class LogLinear(AnyMemory):
             state.spend()
         return state.successor(matrix=held, level=now["level"], count=count + 1)
 
-    def _read(self, state: State, q: Tensor) -> Tensor:
+    def _read(self, state: State, q: Tensor, controls: Controls) -> Tensor:
         matrix = torch.einsum("bhlvk,bhl->bhvk", state["matrix"], state["level"])
         several = q.ndim == 4
         x = q.to(matrix.dtype)

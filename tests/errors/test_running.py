@@ -289,7 +289,7 @@ RUNS: dict[str, tuple[Callable[[], Any], type[MnemosError], str]] = {
     "a plan for windows": (
         lambda: mn.run(KEEPING, x(), x(), x(), plan="windowed attention"),
         PlanError,
-        "the memory keeps everything, not a window.",
+        "what the memory keeps is not a window.",
     ),
     "a plan for stores": (
         lambda: delta(plan="full attention"),

@@ -37,15 +37,22 @@ from mnemos.lowering import candidates, run_rows
 from mnemos.memory import (
     AnyMemory,
     Declaration,
+    Dilated,
+    HeavyHitters,
     HigherOrder,
     Implicit,
+    LazyEviction,
     Learner,
     LocalLinear,
+    Mask,
     MiniBatch,
     NormedMLP,
     Objective,
     Omega,
     OrthogonalSlots,
+    PowersOfTwo,
+    Read,
+    Relative,
     Retain,
     Retention,
     Structure,
@@ -75,6 +82,8 @@ VARIANTS: dict[type, list[Any]] = {
     FDivergence: [FDivergence("chi2"), FDivergence("reverse_kl", total=None), FDivergence("hellinger")],
     KL: [KL(), KL(total=None, decay=False)],
     Lq: [Lq(3.0, exact=True), Lq(4.0, epsilon=0.5, decay=False)],
+    LocalLinear: [LocalLinear(0.3)],
+    Relative: [Relative(4), Relative(3, beyond="clip", rotary=100.0, mask=PowersOfTwo(1))],
     OrthogonalSlots: [OrthogonalSlots(), OrthogonalSlots(unit=False)],
     mn.Decay: [mn.Decay(per=per) for per in ("head", "channel", "value", "outer")]
     + [mn.Decay(per=per, rotate="key") for per in ("head", "pair", "value")]
@@ -93,6 +102,17 @@ VARIANTS: dict[type, list[Any]] = {
         Omega(window=3, momentum=True, muon=5),
         Omega(window=2, rate=0.1, muon=2),
     ],
+    HeavyHitters: [
+        HeavyHitters(5, recent=1),
+        HeavyHitters(6, period=3, sinks=1, recent=2, decay=0.5),
+        HeavyHitters(64, recent=1),
+    ],
+    LazyEviction: [
+        LazyEviction(5, period=3, recent=2, threshold=0.15, preference=preference)
+        for preference in ("printed", "described", None)
+    ],
+    Dilated: [Dilated(2, gap=3)],
+    PowersOfTwo: [PowersOfTwo(1), PowersOfTwo(2, window=2, sinks=1)],
     mn.Window: [mn.Window(1), mn.Window(5), mn.Window(5, sinks=2), mn.Window(64, sinks=3)],
 }
 
@@ -133,11 +153,27 @@ ODD: list[mn.Memory] = [
 ]
 """Options beside the variants: other activations, no residual, no norm."""
 
-KEEPING: list[mn.KVMemory] = [
-    mn.KVMemory(retain=retain, read=read)
-    for retain in choices(Retain)
-    for read in (mn.Softmax(), mn.Softmax(rotary=100.0), mn.Softmax(scale=0.7, rotary=10000.0), LocalLinear(0.3))
+READS: list[Read] = [
+    mn.Softmax(),
+    mn.Softmax(rotary=100.0),
+    mn.Softmax(scale=0.7, rotary=10000.0),
+    mn.Softmax(rotary=100.0, positions="original"),
+    *(mn.Softmax(rotary=100.0, mask=mask) for mask in choices(Mask)),
+    *(read for read in choices(Read) if not isinstance(read, mn.Softmax)),
 ]
+
+KEEPING: list[mn.KVMemory] = list(
+    dict.fromkeys(
+        mn.KVMemory(retain=retain, read=read)
+        for retains, reads in (
+            (choices(Retain), READS[:4]),
+            ([mn.Everything(), mn.Window(5, sinks=2), HeavyHitters(5, recent=1)], READS),
+        )
+        for retain in retains
+        for read in reads
+    )
+)
+"""Every retention with several positions, every read with one retention of each kind."""
 
 
 HIGHER: list[HigherOrder] = [
@@ -251,7 +287,7 @@ class Inputs:
         self.k = torch.nn.functional.normalize(keys, dim=-1).flatten(-2)
         self.v = torch.randn(batch, time, heads, memory.pairs * self.value_dim, dtype=torch.float64)
         self.v = 0.2 * self.v if steep(memory) else self.v
-        self.controls = controls_for(memory, batch, time, heads, key_dim, self.value_dim)
+        self.controls = controls_for(memory, batch, time, heads * group, key_dim, self.value_dim)
         generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
         self.weights = {
             name: weight.double() + 0.1 * torch.randn_like(weight, dtype=torch.float64)
@@ -376,12 +412,15 @@ def content(state: State) -> dict[str, Tensor]:
     if "slot" not in tensors:
         return found | tensors
     slot = tensors["slot"]
-    order = torch.where(slot > 0, slot, torch.iinfo(torch.int64).max).argsort(1)
-    order = order[:, : int((slot > 0).sum(1).max()) if slot.numel() else 0]
-    filled = slot.gather(1, order)
-    for name in ("keys", "values"):
-        index = order[:, :, None, None].expand(-1, -1, *tensors[name].shape[2:])
-        tensors[name] = torch.where((filled > 0)[:, :, None, None], tensors[name].gather(1, index), 0.0)
+    axis = slot.ndim - 1  # places are the last axis of the slots: (B, N), or (B, H, N) where each head has its own
+    order = torch.where(slot > 0, slot, torch.iinfo(torch.int64).max).argsort(axis)
+    order = order[..., : int((slot > 0).sum(axis).max()) if slot.numel() else 0]
+    filled = slot.gather(axis, order)
+    for name in tensors.keys() - {"slot", "count"}:
+        further = [1] * (tensors[name].ndim - slot.ndim)
+        index = order.view(*order.shape, *further).expand(*order.shape, *tensors[name].shape[slot.ndim :])
+        real = (filled > 0).view(*filled.shape, *further)
+        tensors[name] = torch.where(real, tensors[name].gather(axis, index), 0.0)
     return found | tensors | {"slot": filled}
 
 
@@ -442,7 +481,7 @@ def assert_equals_reference(inputs: Inputs, state: State, lengths: Tensor | None
 
 WIDTH, HEADS, VOCABULARY = 32, 2, 11
 SMALL: dict[str, Any] = {"window": 8, "chunk": 4, "segment": 8, "sinks": 2, "state_dim": 6, "gate_rank": 3, "rank": 3}
-SMALL |= {"entries": 5}
+SMALL |= {"entries": 5, "lags": 5}
 
 
 def small_options(build: Any) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +26,7 @@ from cases import (
 
 import mnemos as mn
 from mnemos.errors import StateError
-from mnemos.memory import AnyMemory
+from mnemos.memory import AnyMemory, Declaration
 from mnemos.state import State
 
 
@@ -72,6 +74,7 @@ def test_reset_rows_start_over(memory: AnyMemory) -> None:
 def test_steps_spend_their_state_with_gradients_off_only(memory: AnyMemory) -> None:
     inputs = Inputs(memory, 2)
     _, k, v, controls = inputs.at(0)
+    controls = {c.name: controls[c.name] for c in memory.write_controls}
     grows = isinstance(memory, mn.KVMemory) and memory.retain.capacity is None
     for grad in (True, False):
         state = inputs.lived()
@@ -163,8 +166,20 @@ def test_spent_states_of_models(spec: mn.ModelSpec) -> None:
         assert_close(model(tokens[:, 8:], branch)[0], whole[:, 8:], "the branch")
 
 
-GROWING = ("transformer", "rat", "lla", "memory_mosaics")
-CONSTANT = [name for name in MODELS if not name.startswith(GROWING) or name == "memory_mosaics-window"]
+def keeps_everything(declared: Any) -> bool:
+    """Whether a declaration holds a key-value memory without a bound."""
+    if isinstance(declared, mn.KVMemory):
+        return declared.retain.capacity is None
+    if isinstance(declared, tuple):
+        return any(keeps_everything(part) for part in declared)
+    if not isinstance(declared, Declaration):
+        return False
+    assert dataclasses.is_dataclass(declared)
+    return any(keeps_everything(getattr(declared, field.name)) for field in dataclasses.fields(declared))
+
+
+GROWING = [name for name, spec in MODELS.items() if name.startswith("rat") or keeps_everything(spec)]
+CONSTANT = [name for name in MODELS if name not in GROWING]
 
 
 @each_model(CONSTANT)

@@ -2,6 +2,7 @@
 
 from mnemos.memory.read.base import Read
 from mnemos.memory.read.local_linear import LocalLinear
+from mnemos.memory.read.relative import Relative
 from mnemos.memory.read.softmax import Softmax
 
-__all__ = ["LocalLinear", "Read", "Softmax"]
+__all__ = ["LocalLinear", "Read", "Relative", "Softmax"]

@@ -2,21 +2,81 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
 from torch import Tensor
 
+from mnemos.memory.control import Control
 from mnemos.memory.declaration import Declaration
+from mnemos.memory.mask import Mask
 
 
 class Read(Declaration):
-    """Every entry gets the weight softmax_j(scale q . k_j); the rule makes an answer of weights, keys and values."""
+    """How queries are answered from the kept entries, in three steps:
+
+        s_j = score(q, k_j),   p = weigh(s),   o = answer(p, k, v)
+
+    A rule gives the steps in which it differs from softmax attention, or all of `respond` where its steps are others.
+    Axes: B rows, H heads of keys, n queries (those of a group of heads one behind the other), N entries.
+
+        q (B, H, n, K), keys (B, H, N, K), values (B, H, N, V)
+        seen (B or 1, H or 1, n or 1, N): which entries a query may use; the others must not matter at all
+        lag (B or 1, H or 1, n or 1, N): how many tokens ago an entry was written, 0 for the newest
+        controls: what the rule declares, one value a query: (B, H, n) or (B, H, n, count)
+    """
 
     scale: float | None = None
     """Factor of the scores; None for 1/sqrt(key_dim)."""
 
     rotary: float | None = None
-    """Base of rotary positions; None for no positions."""
+    """Base of rotary positions; None for no positions. Queries and keys arrive turned."""
 
-    def answer(self, weights: Tensor, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """weights (..., n, N) that sum to one (or are all zero, where nothing is kept), q (..., n, K), keys
-        (..., N, K), values (..., N, V): (..., n, V)."""
-        raise NotImplementedError
+    positions: Literal["kept", "original"] = "kept"
+    """Whether rotary positions count the kept entries, or all tokens there were."""
+
+    mask: Mask | None = None
+    """Which of the kept entries a query looks at, by their positions; None for all."""
+
+    plain: bool = False
+    """Fact: it is the softmax average of the values and nothing else."""
+
+    @property
+    def controls(self) -> tuple[Control, ...]:
+        """What it needs from outside with every query."""
+        return ()
+
+    def respond(
+        self, q: Tensor, keys: Tensor, values: Tensor, seen: Tensor, lag: Tensor, controls: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Answers (B, H, n, V), and the weights (B, H, n, N) that the entries got."""
+        weights = self.weigh(self.score(q, keys, lag, controls), seen, lag, controls)
+        return self.answer(weights, q, keys, values, lag, controls), weights
+
+    def score(self, q: Tensor, keys: Tensor, lag: Tensor, controls: Mapping[str, Tensor]) -> Tensor:
+        """(B, H, n, N), whatever for entries that are not seen."""
+        return (self.scale or 1 / math.sqrt(q.shape[-1])) * (q @ keys.mT)
+
+    def weigh(self, scores: Tensor, seen: Tensor, lag: Tensor, controls: Mapping[str, Tensor]) -> Tensor:
+        """(B, H, n, N): zero for entries that are not seen."""
+        return masked_softmax(scores, seen)
+
+    def answer(
+        self,
+        weights: Tensor,
+        q: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        lag: Tensor,
+        controls: Mapping[str, Tensor],
+    ) -> Tensor:
+        """(B, H, n, V)."""
+        return weights @ values
+
+
+def masked_softmax(scores: Tensor, seen: Tensor) -> Tensor:
+    """The softmax over the entries that are seen; all zero where none is, its gradient too."""
+    none = ~seen.any(-1, keepdim=True)
+    return torch.softmax(scores.masked_fill(~(seen | none), -torch.inf), -1).masked_fill(none, 0)

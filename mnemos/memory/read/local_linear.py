@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mnemos.memory.declaration import expect
-from mnemos.memory.read.base import Read
+from mnemos.memory.read.base import Read, masked_softmax
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,19 @@ class LocalLinear(Read):
         expect(math.isfinite(self.ridge) and self.ridge > 0, f"LocalLinear(ridge=) must be positive; got {self.ridge}.")
         expect(self.scale is None or self.scale > 0, f"LocalLinear(scale=) must be positive; got {self.scale}.")
 
-    def answer(self, weights: Tensor, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def weigh(self, scores: Tensor, seen: Tensor, lag: Tensor, controls: Mapping[str, Tensor]) -> Tensor:
+        return masked_softmax(scores.to(wide(scores)), seen)
+
+    def answer(
+        self,
+        weights: Tensor,
+        q: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        lag: Tensor,
+        controls: Mapping[str, Tensor],
+    ) -> Tensor:
+        q, keys, values = (x.to(weights.dtype) for x in (q, keys, values))
         size = keys.shape[-1]
         mean = weights @ keys
         squares = (weights @ (keys[..., :, None] * keys[..., None, :]).flatten(-2)).unflatten(-1, (size, size))
@@ -42,3 +55,8 @@ class LocalLinear(Read):
         along = torch.cholesky_solve((q - mean)[..., None], factor)[..., 0]
         leaning = along @ keys.mT - (along * mean).sum(-1, keepdim=True)
         return (weights * (1 + leaning)) @ values
+
+
+def wide(x: Tensor) -> torch.dtype:
+    """The precision that small systems need."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -2,113 +2,155 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from mnemos.memory.control import Controls
 from mnemos.memory.keeping import KVMemory
-from mnemos.memory.read import LocalLinear
-from mnemos.memory.retain import Window
+from mnemos.memory.reference.evicting import POLICIES, Notes, looked_at, survivors
+from mnemos.memory.reference.reading import MASKS, READS
+from mnemos.memory.retain import ByPosition, Policy, Window
 from mnemos.state import State
+
+
+@dataclass
+class Kept:
+    """What one head of one row keeps, by position: keys without rotation, values, and a policy's notes."""
+
+    keys: dict[int, Tensor] = field(default_factory=dict)
+    values: dict[int, Tensor] = field(default_factory=dict)
+    notes: dict[int, Notes] = field(default_factory=dict)
 
 
 def keep(
     memory: KVMemory, q: Tensor, k: Tensor, v: Tensor, controls: Controls, state: State, lengths: Tensor | None
 ) -> tuple[Tensor, State]:
-    """Key-value memories: the kept entries as a list."""
+    """Key-value memories: for every head the kept entries as a list."""
     batch, time, heads, _ = q.shape
     group = heads // k.shape[2]
     rows = []
+    answers: list[list[list[Tensor]]] = []
     for b in range(batch):
-        entries = _entries(memory, state, b)  # position -> (key without rotation, value)
+        row = [_entries(memory, state, b, h) for h in range(k.shape[2])]
         count = int(state["count"][b])
-        outputs = []
+        answers.append([])
         for t in range(time if lengths is None else int(lengths[b])):
-            entries[count] = (k[b, t], v[b, t])
-            count += 1
-            entries = {p: entries[p] for p in memory.retain.kept(count)}
-            keys = torch.stack([key for key, _ in entries.values()])
-            values = torch.stack([value for _, value in entries.values()])
-            index = torch.arange(len(entries), device=k.device)  # positions are counted within the kept entries
-            query = _turned(memory, q[b, t][None], index[-1:])[0]
-            keys = _turned(memory, keys, index)
-            scale = memory.read_rule.scale or 1 / math.sqrt(k.shape[-1])
-            out = [_answer(memory, scale, query[h], keys[:, h // group], values[:, h // group]) for h in range(heads)]
-            outputs.append(torch.stack(out))
-        outputs += [v.new_zeros(heads, v.shape[-1])] * (time - len(outputs))
-        rows.append((torch.stack(outputs) if outputs else v.new_zeros(0, heads, v.shape[-1]), entries, count))
-    out = torch.stack([row[0] for row in rows]) if rows else v.new_zeros(0, time, heads, v.shape[-1])
-    return out, _stored(memory, state, k, v, [(entries, count) for _, entries, count in rows])
+            now = count + t
+            answers[b].append([])
+            for h, kept in enumerate(row):
+                _write(memory, kept, k[b, t, h], v[b, t, h], now)
+                weights: dict[int, list[Tensor]] = {}
+                for head in range(h * group, (h + 1) * group):
+                    asked = {name: value[b, t, head] for name, value in controls.items()}
+                    out, given = _answer(memory, q[b, t, head], kept, now, asked)
+                    answers[b][t].append(out)
+                    for position, weight in given.items():
+                        weights.setdefault(position, []).append(weight.detach())
+                if isinstance(memory.retain, Policy):
+                    kept.notes = looked_at(memory.retain, kept.notes, weights, now)
+        rows.append((row, count + len(answers[b])))
+    outputs = [
+        torch.stack([torch.stack(token) for token in row] + [v.new_zeros(heads, v.shape[-1])] * (time - len(row)))
+        if time
+        else v.new_zeros(0, heads, v.shape[-1])
+        for row in answers
+    ]
+    out = torch.stack(outputs) if outputs else v.new_zeros(0, time, heads, v.shape[-1])
+    return out, _stored(memory, state, k, v, rows) if rows else state
 
 
-def _answer(memory: KVMemory, scale: float, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """The answer of one head to q (K,) from keys (N, K) and values (N, V)."""
-    weights = torch.softmax(scale * keys @ q, 0)
-    if not isinstance(memory.read_rule, LocalLinear):
-        return weights @ values
-    # The normal equations of v_j = b + W (k_j - q) by b and W at once.
-    rows = torch.cat([torch.ones_like(keys[:, :1]), keys - q], 1)
-    ridge = torch.diag(torch.tensor([0.0] + [memory.read_rule.ridge] * len(q), dtype=q.dtype, device=q.device))
-    return torch.linalg.solve(rows.T @ (weights[:, None] * rows) + ridge, rows.T @ (weights[:, None] * values))[0]
+def _write(memory: KVMemory, kept: Kept, key: Tensor, value: Tensor, now: int) -> None:
+    retain = memory.retain
+    kept.keys[now], kept.values[now] = key, value
+    if isinstance(retain, Policy):
+        kept.notes[now] = POLICIES[type(retain)].start(retain, now)
+        left = survivors(retain, kept.notes, kept.keys, now)
+    else:
+        assert isinstance(retain, ByPosition)
+        left = list(retain.kept(now + 1))
+    kept.keys = {p: kept.keys[p] for p in left}
+    kept.values = {p: kept.values[p] for p in left}
+    kept.notes = {p: kept.notes[p] for p in left if p in kept.notes}
 
 
-def _turned(memory: KVMemory, x: Tensor, positions: Tensor) -> Tensor:
-    """x (N, H, K) rotated to `positions` (N,), by complex multiplication."""
+def _answer(memory: KVMemory, q: Tensor, kept: Kept, now: int, controls: Controls) -> tuple[Tensor, dict[int, Tensor]]:
+    """What one head answers to q (K,), and the weights by position."""
+    rule = memory.read_rule
+    number = {p: i if rule.positions == "kept" else p for i, p in enumerate(sorted(kept.keys))}
+    looked = number if rule.mask is None else [p for p in number if p in MASKS[type(rule.mask)](rule.mask, now)]
+    if not looked:
+        return torch.zeros_like(next(iter(kept.values.values()))), {}
+    keys = torch.stack([_turned(memory, kept.keys[p], number[p]) for p in looked])
+    values = torch.stack([kept.values[p] for p in looked])
+    lag = torch.tensor([now - p for p in looked], device=q.device)
+    out, weights = READS[type(rule)](rule, _turned(memory, q, number[now]), keys, values, lag, controls)
+    return out, dict(zip(looked, weights, strict=True))
+
+
+def _turned(memory: KVMemory, x: Tensor, position: int) -> Tensor:
+    """x (K,) rotated to a position, by complex multiplication."""
     if memory.read_rule.rotary is None:
         return x
-    half = x.shape[-1] // 2
-    frequency = memory.read_rule.rotary ** (-torch.arange(half, dtype=torch.float64, device=x.device) / half)
-    angle = positions.double()[:, None] * frequency
-    turned = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.ones_like(angle), angle)[:, None]
+    half = len(x) // 2
+    angle = position * memory.read_rule.rotary ** (-torch.arange(half, dtype=torch.float64, device=x.device) / half)
+    turned = torch.complex(x[:half], x[half:]) * torch.polar(torch.ones_like(angle), angle)
     return torch.cat([turned.real, turned.imag], -1)
 
 
-def _entries(memory: KVMemory, state: State, row: int) -> dict[int, tuple[Tensor, Tensor]]:
-    slot = state["slot"][row].tolist()
-    places = sorted((s - 1, place) for place, s in enumerate(slot) if s > 0)
-    entries = {}
-    for position, place in places:
-        key = state["keys"][row, place].double()[None]
-        back = torch.tensor([-position], device=key.device)
-        entries[position] = (_turned(memory, key, back)[0], state["values"][row, place].double())
-    return entries
+def _entries(memory: KVMemory, state: State, row: int, head: int) -> Kept:
+    kept, own_places = Kept(), state["slot"].ndim == 3
+    slot = (state["slot"][row, head] if own_places else state["slot"][row]).tolist()
+    for position, place in sorted((s - 1, place) for place, s in enumerate(slot) if s > 0):
+        where = (row, head, place) if own_places else (row, place, head)
+        kept.keys[position] = _turned(memory, state["keys"][where].double(), -position)
+        kept.values[position] = state["values"][where].double()
+        if isinstance(memory.retain, Policy):
+            kept.notes[position] = {n: float(state[f"statistic.{n}"].detach()[where]) for n in memory.retain.statistics}
+    return kept
 
 
-def _stored(
-    memory: KVMemory,
-    state: State,
-    k: Tensor,
-    v: Tensor,
-    rows: list[tuple[dict[int, tuple[Tensor, Tensor]], int]],
-) -> State:
-    window = memory.retain if isinstance(memory.retain, Window) else None
-    places = max((len(entries) for entries, _ in rows), default=0) if window is None else window.size + window.sinks
-    no_key, no_value = k.new_zeros(k.shape[2], k.shape[3]), v.new_zeros(v.shape[2], v.shape[3])
-    keys, values, slots = [], [], []
-    for entries, _ in rows:
-        at: dict[int, int] = {}
-        for i, position in enumerate(entries):
-            if window is None:
-                at[i] = position
-            elif position < window.sinks:
-                at[position] = position
-            else:
-                at[window.sinks + (position - window.sinks) % window.size] = position
-        turned = {
-            p: _turned(memory, key[None], torch.tensor([p], device=key.device))[0] for p, (key, _) in entries.items()
-        }
-        keys.append(torch.stack([turned[at[i]] if i in at else no_key for i in range(places)] or [no_key])[:places])
-        values.append(
-            torch.stack([entries[at[i]][1] if i in at else no_value for i in range(places)] or [no_value])[:places]
-        )
-        slots.append([at[i] + 1 if i in at else 0 for i in range(places)])
-    if not rows:
-        return state
-    return state.successor(
-        keys=torch.stack(keys),
-        values=torch.stack(values),
-        slot=torch.tensor(slots, dtype=torch.int64, device=k.device).view(len(rows), places),
-        count=torch.tensor([count for _, count in rows], device=k.device),
-    )
+def _stored(memory: KVMemory, state: State, k: Tensor, v: Tensor, rows: list[tuple[list[Kept], int]]) -> State:
+    """The state that holds these entries. Where each is stored means nothing in a table; in a ring it does."""
+    retain = memory.retain
+    if isinstance(retain, Policy):
+        places = retain.capacity + 1
+    else:
+        places = retain.capacity or max((len(row[0].keys) for row, _ in rows), default=0)
+    no_key, no_value = k.new_zeros(k.shape[3]), v.new_zeros(v.shape[3])
+    found: dict[str, list[list[list[Tensor]]]] = {"keys": [], "values": [], "slot": []}
+    found |= {name: [] for name in state.entries if name.startswith("statistic.")}
+    for row, _ in rows:
+        for name in found:
+            found[name].append([])
+        for kept in row:
+            at: dict[int, int] = {}
+            for i, position in enumerate(sorted(kept.keys)):
+                place = i
+                if isinstance(retain, Window):
+                    ring = retain.sinks + (position - retain.sinks) % retain.size
+                    place = position if position < retain.sinks else ring
+                at[place] = position
+            filled = [at.get(i) for i in range(places)]
+            found["keys"][-1].append([no_key if p is None else _turned(memory, kept.keys[p], p) for p in filled])
+            found["values"][-1].append([no_value if p is None else kept.values[p] for p in filled])
+            found["slot"][-1].append([torch.tensor(0 if p is None else p + 1, device=k.device) for p in filled])
+            for name in found:
+                if name.startswith("statistic."):
+                    note = name.removeprefix("statistic.")
+                    numbers = [0.0 if p is None else kept.notes[p][note] for p in filled]
+                    found[name][-1].append([torch.tensor(x, dtype=torch.float64, device=k.device) for x in numbers])
+    entries: dict[str, Tensor | State] = {}
+    for name, value in found.items():
+        size = {"keys": k.shape[3:], "values": v.shape[3:]}.get(name, ())
+        flat = [x for of_row in value for of_head in of_row for x in of_head]
+        whole = torch.stack(flat) if flat else state[name].new_zeros(0)
+        entries[name] = whole.view(len(rows), k.shape[2], places, *size)
+    if not isinstance(retain, Policy):  # the same places for all heads
+        entries = {name: x.transpose(1, 2) for name, x in entries.items() if isinstance(x, Tensor)}
+        slot = entries["slot"]
+        assert isinstance(slot, Tensor)
+        entries["slot"] = slot[:, :, 0]
+    count = torch.tensor([count for _, count in rows], device=k.device)
+    return state.successor(**entries, count=count)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
-from mnemos.memory.declaration import Declaration
+from torch import Tensor
+
+from mnemos.memory.declaration import Declaration, expect
 
 
 class Retain(Declaration):
@@ -15,6 +18,67 @@ class Retain(Declaration):
         """The most entries it keeps; None without bound."""
         raise NotImplementedError
 
+
+class ByPosition(Retain):
+    """A retention that looks at positions alone."""
+
     def kept(self, count: int) -> Sequence[int]:
         """The positions that are kept after `count` tokens, in order."""
         raise NotImplementedError
+
+
+class Policy(Retain):
+    """A budget of entries a head, and a rule for which of them are worth keeping.
+
+    Every `period` tokens, after the new entry has been written and before the token reads, each head drops its least
+    worthy entries until `budget` of them are left; between, there are up to period - 1 more. The first `sinks` tokens
+    and the last `recent` ones (the newest included) are never dropped. Of equally worthy entries the older one goes.
+    What a rule knows of its entries are its statistics, numbers of each entry that it updates after every read.
+    No gradient flows through any of this.
+
+    A policy gives `statistics`, `observe` and `worth`, and its own options beside the common ones. Axes: B rows, H
+    heads of keys, N places; an entry's `position` is the number of its token.
+    """
+
+    budget: int
+    period: int = 1
+    sinks: int = 0
+    recent: int = 1
+
+    statistics: ClassVar[tuple[str, ...]] = ()
+    """Names of what it keeps of every entry."""
+
+    group: ClassVar[Literal["max", "mean"]] = "mean"
+    """How the weights of the query heads that share a head of keys become one."""
+
+    @property
+    def capacity(self) -> int:
+        return self.budget + self.period - 1
+
+    def start(self, now: Tensor) -> Mapping[str, Tensor]:
+        """The statistics of an entry written at position `now`, each of `now`'s shape; zeros unless a policy says
+        otherwise."""
+        return dict.fromkeys(self.statistics, 0.0 * now)
+
+    def observe(
+        self, statistics: Mapping[str, Tensor], weights: Tensor, position: Tensor, now: Tensor
+    ) -> Mapping[str, Tensor]:
+        """The statistics (B, H, N) after the token at position `now` (B, 1, 1) has read with `weights` (B, H, N)."""
+        return statistics
+
+    def worth(self, statistics: Mapping[str, Tensor], position: Tensor, now: Tensor, keys: Tensor) -> Tensor:
+        """(B, H, N): the lowest are dropped first. keys (B, H, N, K); `position`, `now` as above."""
+        raise NotImplementedError
+
+
+def check_policy(policy: Policy) -> None:
+    """Raises for common options that cannot be."""
+    name = type(policy).__name__
+    expect(policy.period >= 1, f"{name}(period=) is a number of tokens of at least 1; got {policy.period}.")
+    expect(policy.sinks >= 0, f"{name}(sinks=) is a number of entries, at least 0; got {policy.sinks}.")
+    expect(policy.recent >= 1, f"{name}(recent=) counts the newest entry, so at least 1; got {policy.recent}.")
+    expect(
+        policy.budget >= policy.sinks + policy.recent,
+        f"{name}(budget=) must hold the {policy.sinks} sinks and the {policy.recent} recent entries, which are never "
+        f"dropped; got {policy.budget}.",
+    )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mnemos.memory.retain.base import Retain
+from mnemos.memory.retain.base import ByPosition
 
 
 @dataclass(frozen=True)
-class Everything(Retain):
+class Everything(ByPosition):
     """Full attention: the state grows by one entry a token."""
 
     @property

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mnemos.memory.declaration import expect
-from mnemos.memory.retain.base import Retain
+from mnemos.memory.retain.base import ByPosition
 
 
 @dataclass(frozen=True)
-class Window(Retain):
+class Window(ByPosition):
     """The last `size` entries (the current one included) and the first `sinks` ones, which are never dropped.
 
     Sinks take the attention that a softmax must put somewhere; dropping them ruins a model that was trained with

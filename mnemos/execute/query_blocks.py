@@ -1,0 +1,130 @@
+"""Any read of a memory that keeps by position: block by block of queries, against the entries they look at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mnemos.execute.attention import all_appended, attended, new_slots, stored_in_ring, unrolled
+from mnemos.execute.recompute import recomputed, recomputing
+from mnemos.execute.request import Request
+from mnemos.memory import Controls, Everything, KVMemory, Window
+from mnemos.memory.keeping import fold, unfold
+from mnemos.memory.rotary import rotate
+from mnemos.state import State
+
+BLOCK = 64
+
+
+class QueryBlocks:
+    """For each block of queries the read rule's own `respond`, or one scaled dot product attention where it is plain.
+    Entries that no query of a block looks at are left out."""
+
+    name = "query blocks"
+    summary = "blocks of queries against the entries they look at, by the read rule's own formula; exact"
+
+    def declines(self, memory: Any, request: Request) -> str | None:
+        if not isinstance(memory, KVMemory):
+            return "it runs memories that keep keys and values; this one learns"
+        rule, retain = memory.read_rule, memory.retain
+        if not isinstance(retain, Everything | Window):
+            return "what is kept depends on what was read"
+        if isinstance(retain, Window) and retain.sinks and rule.rotary is not None and rule.positions == "kept":
+            return "sinks at positions within the window stand elsewhere for every query"
+        return None
+
+    def flops(self, memory: Any, request: Request) -> float:
+        reach = memory.retain.capacity or request.length / 2
+        pairs = request.batch * request.heads * request.length * min(reach, request.length)
+        return float(pairs * 2 * (request.key_dim + request.value_dim))
+
+    def run(
+        self,
+        memory: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        controls: Controls,
+        state: State,
+        lengths: Tensor | None,
+    ) -> tuple[Tensor, State]:
+        q, position, entries, after = _entries(memory, q, k, v, state, lengths)
+        keys, values, slot = entries
+        if not torch.compiler.is_compiling() and bool((slot == slot[:1]).all() & (position == position[:1]).all()):
+            slot, position = slot[:1], position[:1]  # what is seen is the same in all rows
+        length, names = q.shape[1], list(controls)
+        again = recomputing(q.shape[0] * q.shape[2] * length)
+        outputs = []
+        for start in range(0, length, BLOCK):
+            rows = slice(start, start + BLOCK)
+            columns = _columns(memory, start, min(start + BLOCK, length), keys.shape[1] - length, q.device)
+            lag = position[:, rows, None] + 1 - slot[:, None, columns]
+            seen = _seen(memory, position[:, rows], slot[:, columns], lag)
+            if memory.read_rule.mask is not None and not torch.compiler.is_compiling():
+                some = seen.flatten(0, 1).any(0)
+                columns, lag, seen = columns[some], lag[..., some], seen[..., some]
+            inputs = [q[:, rows], keys[:, columns], values[:, columns], *(controls[name][:, rows] for name in names)]
+
+            def work(*inputs: Tensor, seen: Tensor = seen, lag: Tensor = lag) -> tuple[Tensor, ...]:
+                return (_responses(memory, dict(zip(names, inputs[3:], strict=True)), seen, lag, *inputs[:3]),)
+
+            outputs += recomputed(work, *inputs) if again else work(*inputs)
+        return torch.cat(outputs, 1).to(v.dtype), after
+
+
+def _entries(
+    memory: KVMemory, q: Tensor, k: Tensor, v: Tensor, state: State, lengths: Tensor | None
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor], State]:
+    """The queries at their positions, those positions, the keys, values and slots that they may look at (those of the
+    new tokens last, sinks first), and the state after."""
+    retain = memory.retain
+    if not isinstance(retain, Window):
+        q, position, after = all_appended(memory, q, k, v, state, lengths)
+        return q, position, (after["keys"], after["values"], after["slot"]), after
+    dtype = state["keys"].dtype
+    position = state["count"][:, None] + torch.arange(q.shape[1], device=q.device)
+    if memory.read_rule.rotary is not None:
+        q, k = (rotate(x, position, memory.read_rule.rotary) for x in (q, k))
+    slots = new_slots(position, lengths)
+    keys, values, slot = unrolled(retain, state, k.to(dtype), v.to(dtype), slots)
+    after = stored_in_ring(retain, state, k.to(dtype), v.to(dtype), slots, lengths)
+    if retain.sinks:
+        first = {name: after[name][:, : retain.sinks] for name in ("keys", "values", "slot")}
+        slot = torch.cat([first["slot"], torch.where(slot > retain.sinks, slot, 0)], 1)  # none is read twice
+        keys, values = torch.cat([first["keys"], keys], 1), torch.cat([first["values"], values], 1)
+    return q, position, (keys, values, slot), after
+
+
+def _columns(memory: KVMemory, start: int, end: int, old: int, device: torch.device) -> Tensor:
+    """The entries that the new tokens [start, end) can see, of `old` earlier ones and then the new ones."""
+    retain = memory.retain
+    if not isinstance(retain, Window):
+        return torch.arange(old + end, device=device)
+    recent = torch.arange(retain.sinks + start + 1, old + end, device=device)
+    return torch.cat([torch.arange(retain.sinks, device=device), recent])
+
+
+def _seen(memory: KVMemory, position: Tensor, slot: Tensor, lag: Tensor) -> Tensor:
+    """Which entries (B, M), given by slot = position + 1 or 0, the queries (B, n) see: (B, n, M)."""
+    retain, mask = memory.retain, memory.read_rule.mask
+    seen = (slot > 0)[:, None] & (lag >= 0)
+    if isinstance(retain, Window):
+        seen = seen & ((lag < retain.size) | (slot <= retain.sinks)[:, None])
+    return seen if mask is None else seen & mask.sees(position[:, :, None], slot[:, None] - 1)
+
+
+def _responses(
+    memory: KVMemory, controls: Controls, seen: Tensor, lag: Tensor, q: Tensor, keys: Tensor, values: Tensor
+) -> Tensor:
+    """Answers (B, n, heads, V) to q (B, n, heads, K) from keys and values (B, M, H, .)."""
+    if memory.read_rule.plain:
+        return attended(q, keys, values, memory, seen[:, None])
+    number, heads = q.shape[1], keys.shape[2]
+    group = q.shape[2] // heads
+    seen, lag = (x[:, None].repeat(1, 1, group, 1) for x in (seen, lag))
+    asked = {name: fold(value, heads) for name, value in controls.items()}
+    keys, values = keys.transpose(1, 2), values.transpose(1, 2)
+    out, _ = memory.read_rule.respond(fold(q.to(keys.dtype), heads), keys, values, seen, lag, asked)
+    return unfold(out, number)

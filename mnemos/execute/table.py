@@ -1,0 +1,113 @@
+"""Memories with a retention policy: all tokens between two evictions at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mnemos.execute.loop import Loop
+from mnemos.execute.request import Request
+from mnemos.memory import Controls, KVMemory, Policy
+from mnemos.memory.keeping import fold, over_group, unfold
+from mnemos.memory.places import observed, put_in_table
+from mnemos.memory.rotary import rotate
+from mnemos.state import State
+
+
+class BetweenEvictions:
+    """Until the budget is full, and then from one eviction to the next, a policy keeps everything: such a stretch is
+    one dense attention. Only the statistics are brought up to date token by token, and the token that an eviction
+    belongs to is a step of its own."""
+
+    name = "between evictions"
+    summary = "one dense attention from each eviction to the next, statistics token by token; exact"
+
+    def declines(self, memory: Any, request: Request) -> str | None:
+        if not isinstance(memory, KVMemory) or not isinstance(memory.retain, Policy):
+            return "it runs key-value memories whose entries a policy keeps"
+        if memory.read_rule.rotary is not None and memory.read_rule.positions == "kept":
+            return "positions within the kept entries change at every eviction"
+        return None
+
+    def flops(self, memory: Any, request: Request) -> float:
+        pairs = request.batch * request.heads * request.length * min(memory.retain.capacity, request.length)
+        return float(pairs * 2 * (request.key_dim + request.value_dim))
+
+    def run(
+        self,
+        memory: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        controls: Controls,
+        state: State,
+        lengths: Tensor | None,
+    ) -> tuple[Tensor, State]:
+        count = state["count"]
+        if lengths is not None or torch.compiler.is_compiling() or bool((count != count[0]).any()):
+            return Loop().run(memory, q, k, v, controls, state, lengths)  # rows evict at different times
+        if not torch.is_grad_enabled():
+            state = state.clone()  # work in place; the caller keeps the state that was passed in
+        outputs, start, length = [], 0, q.shape[1]
+        while start < length:
+            filled = int((state["slot"][0, 0] > 0).sum())
+            number = min(undisturbed(memory.retain, filled, int(state["count"][0])), length - start)
+            stretch = slice(start, start + max(number, 1))
+            now = {name: value[:, stretch] for name, value in controls.items()}
+            if number > 1:
+                out, state = _stretch(memory, q[:, stretch], k[:, stretch], v[:, stretch], now, state)
+            else:
+                inputs = (x[:, start] for x in (q, k, v))
+                out, state = memory.advance(state, *inputs, {name: value[:, 0] for name, value in now.items()})
+                out = out[:, None]
+            outputs.append(out)
+            start = stretch.stop
+        return torch.cat(outputs, 1), state
+
+
+def undisturbed(policy: Policy, filled: int, count: int) -> int:
+    """How many tokens can follow `count` without an eviction, with so many places filled."""
+    # The i-th of them evicts if count + i is a multiple of the period and filled + i exceeds the budget.
+    first = max(policy.budget - filled + 1, 1)
+    return first + -(count + first) % policy.period - 1
+
+
+def _stretch(
+    memory: KVMemory, q: Tensor, k: Tensor, v: Tensor, controls: Controls, state: State
+) -> tuple[Tensor, State]:
+    """Tokens of which none evicts."""
+    rule, policy = memory.read_rule, memory.retain
+    assert isinstance(policy, Policy)
+    number, heads = q.shape[1], k.shape[2]
+    position = state["count"][:, None] + torch.arange(number, device=q.device)
+    if rule.rotary is not None:
+        q, k = (rotate(x, position, rule.rotary) for x in (q, k))
+    dtype = state["keys"].dtype
+    new = state.successor(**put_in_table(policy, state, k.to(dtype).transpose(1, 2), v.to(dtype).transpose(1, 2)))
+
+    slot, asked = new["slot"][:, :, None], position[:, None, :, None]  # (B, H, 1, N), (B, 1, n, 1)
+    lag = asked + 1 - slot
+    seen = (slot > 0) & (lag >= 0)
+    if rule.mask is not None:
+        seen = seen & rule.mask.sees(asked, slot - 1)
+    group = q.shape[2] // heads
+    seen_by_all, lag_of_all = (x.repeat(1, 1, group, 1) for x in (seen, lag))
+    folded = {name: fold(value, heads) for name, value in controls.items()}
+    out, weights = rule.respond(fold(q.to(dtype), heads), new["keys"], new["values"], seen_by_all, lag_of_all, folded)
+
+    after = new
+    for i, row in enumerate(over_group(policy, weights, number).unbind(2)):
+        then = new.successor(**new.entries | {"count": state["count"] + i + 1})
+        seen_now = observed(policy, then.successor(**then.entries | _statistics(policy, after)), row)
+        merged = {
+            name: torch.where(lag[:, :, i] >= 0, value, new[name])  # what is not written yet has nothing to tell
+            for name, value in _statistics(policy, seen_now).items()
+        }
+        after = after.successor(**after.entries | merged)
+    return unfold(out, number).to(v.dtype), after
+
+
+def _statistics(policy: Policy, state: State) -> dict[str, Tensor]:
+    return {f"statistic.{name}": state[f"statistic.{name}"] for name in policy.statistics}

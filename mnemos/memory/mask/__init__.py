@@ -1,0 +1,7 @@
+"""Which kept entries a query looks at, by position."""
+
+from mnemos.memory.mask.base import Mask
+from mnemos.memory.mask.dilated import Dilated
+from mnemos.memory.mask.powers_of_two import PowersOfTwo
+
+__all__ = ["Dilated", "Mask", "PowersOfTwo"]

@@ -1,0 +1,98 @@
+"""Where key-value memories store their entries: a growing list, a ring, or a table of places."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mnemos.memory.retain import Policy, Window
+from mnemos.state import State
+
+Entries = dict[str, Tensor | State]
+
+
+def append(state: State, k: Tensor, v: Tensor) -> Entries:
+    """k (B, H, K), v (B, H, V) behind all others."""
+    count = state["count"]
+    return {
+        "keys": torch.cat([state["keys"], k[:, None]], 1),
+        "values": torch.cat([state["values"], v[:, None]], 1),
+        "slot": torch.cat([state["slot"], (count + 1)[:, None]], 1),
+        "count": count + 1,
+    }
+
+
+def ring_place(window: Window, position: Tensor) -> Tensor:
+    """Where the entry of a position is stored: sinks first, then a ring of the recent ones."""
+    return torch.where(position < window.sinks, position, window.sinks + (position - window.sinks) % window.size)
+
+
+def put_in_ring(window: Window, state: State, k: Tensor, v: Tensor) -> Entries:
+    """k, v at their place of the ring; in the state's own tensors if gradients are off."""
+    keys, values, slot, count = state["keys"], state["values"], state["slot"], state["count"]
+    place = ring_place(window, count)
+    if torch.is_grad_enabled():
+        here = torch.arange(slot.shape[1], device=slot.device) == place[:, None]
+        return {
+            "keys": torch.where(here[:, :, None, None], k[:, None], keys),
+            "values": torch.where(here[:, :, None, None], v[:, None], values),
+            "slot": torch.where(here, (count + 1)[:, None], slot),
+            "count": count + 1,
+        }
+    rows = torch.arange(len(count), device=count.device)
+    keys[rows, place], values[rows, place], slot[rows, place] = k, v, count + 1
+    count += 1
+    return {"keys": keys, "values": values, "slot": slot, "count": count}
+
+
+def put_in_table(policy: Policy, state: State, k: Tensor, v: Tensor) -> Entries:
+    """Several entries k (B, H, n, K), v (B, H, n, V) of which none is followed by an eviction, in free places."""
+    number = k.shape[2]
+    count = state["count"]
+    filled = (state["slot"] > 0).to(torch.uint8)
+    one = number == 1
+    free = filled.argmin(-1, keepdim=True) if one else filled.argsort(dim=-1, stable=True)[..., :number]  # (B, H, n)
+    position = count[:, None, None] + torch.arange(number, device=count.device)  # (B, 1, n)
+    new: dict[str, Tensor] = {"keys": k, "values": v, "slot": (position + 1).expand_as(free)}
+    start = policy.start(position.expand_as(free).to(statistics_dtype(k.dtype)))
+    new |= {f"statistic.{name}": start[name] for name in policy.statistics}
+    entries: Entries = {"count": count + number}
+    for name, value in new.items():
+        index = free if value.ndim == 3 else free[..., None].expand(-1, -1, -1, value.shape[-1])
+        held, value = state[name], value.to(state[name].dtype)
+        entries[name] = held.scatter(2, index, value) if torch.is_grad_enabled() else held.scatter_(2, index, value)
+    return entries
+
+
+def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Positions and sums of weights need more than half precision."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def evict(policy: Policy, state: State) -> State:
+    """Each head's table down to the budget, in the rows where an eviction is due."""
+    slot, count = state["slot"], state["count"]
+    filled, position = slot > 0, slot - 1
+    excess = (filled.sum(-1, keepdim=True) - policy.budget) * (count % policy.period == 0)[:, None, None]
+    if not torch.compiler.is_compiling() and not bool((excess > 0).any()):
+        return state
+    now = (count - 1)[:, None, None]
+    statistics = {name: state[f"statistic.{name}"].detach() for name in policy.statistics}
+    worth = policy.worth(statistics, position, now, state["keys"].detach())
+    kept = ~filled | (position < policy.sinks) | (position > now - policy.recent)
+    # The place of every entry in the order in which they go: by worth, the older one first; those that stay come last.
+    by_age = torch.where(kept, torch.iinfo(torch.int64).max, position).argsort(-1)
+    by_worth = worth.masked_fill(kept, torch.inf).gather(-1, by_age).argsort(dim=-1, stable=True)
+    rank = by_age.gather(-1, by_worth).argsort(-1)
+    return state.successor(**state.entries | {"slot": torch.where((rank < excess) & ~kept, 0, slot)})
+
+
+def observed(policy: Policy, state: State, weights: Tensor) -> State:
+    """The state after its newest token has read with `weights` (B, H, N)."""
+    if not policy.statistics:
+        return state
+    statistics = {name: state[f"statistic.{name}"].detach() for name in policy.statistics}
+    position, now = state["slot"] - 1, (state["count"] - 1)[:, None, None]
+    weights = weights.detach().to(next(iter(statistics.values())).dtype)
+    seen = policy.observe(statistics, weights, position, now)
+    return state.successor(**state.entries | {f"statistic.{name}": seen[name] for name in policy.statistics})
