@@ -416,7 +416,7 @@ def content(state: State) -> dict[str, Tensor]:
     order = torch.where(slot > 0, slot, torch.iinfo(torch.int64).max).argsort(axis)
     order = order[..., : int((slot > 0).sum(axis).max()) if slot.numel() else 0]
     filled = slot.gather(axis, order)
-    for name in tensors.keys() - {"slot", "count"}:
+    for name in [n for n in tensors if n in ("keys", "values") or n.startswith("statistic.")]:
         further = [1] * (tensors[name].ndim - slot.ndim)
         index = order.view(*order.shape, *further).expand(*order.shape, *tensors[name].shape[slot.ndim :])
         real = (filled > 0).view(*filled.shape, *further)
