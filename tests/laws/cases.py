@@ -38,14 +38,18 @@ from mnemos.memory import (
     AnyMemory,
     Declaration,
     Dilated,
+    DynamicMask,
+    GridNeighborhood,
     HeavyHitters,
     HigherOrder,
     Implicit,
+    Landmark,
     LazyEviction,
     Learner,
     LocalLinear,
     Mask,
     MiniBatch,
+    Neighborhood,
     NormedMLP,
     Objective,
     Omega,
@@ -112,6 +116,10 @@ VARIANTS: dict[type, list[Any]] = {
         for preference in ("printed", "described", None)
     ],
     Dilated: [Dilated(2, gap=3)],
+    Neighborhood: [Neighborhood(4, dilation=2, stride=3)],
+    GridNeighborhood: [GridNeighborhood(5, rows=2, columns=2, row_dilation=2, column_dilation=2)],
+    Landmark: [Landmark(2, rotary=100.0), Landmark(3, top=2, positions="original")],
+    DynamicMask: [DynamicMask(), DynamicMask(3, rotary=100.0)],
     PowersOfTwo: [PowersOfTwo(1), PowersOfTwo(2, window=2, sinks=1)],
     mn.Window: [mn.Window(1), mn.Window(5), mn.Window(5, sinks=2), mn.Window(64, sinks=3)],
 }
@@ -287,7 +295,7 @@ class Inputs:
         self.k = torch.nn.functional.normalize(keys, dim=-1).flatten(-2)
         self.v = torch.randn(batch, time, heads, memory.pairs * self.value_dim, dtype=torch.float64)
         self.v = 0.2 * self.v if steep(memory) else self.v
-        self.controls = controls_for(memory, batch, time, heads * group, key_dim, self.value_dim)
+        self.controls = controls_for(memory, batch, time, heads, key_dim, self.value_dim, group)
         generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
         self.weights = {
             name: weight.double() + 0.1 * torch.randn_like(weight, dtype=torch.float64)
@@ -348,14 +356,15 @@ def steep(memory: AnyMemory) -> bool:
 
 
 def controls_for(
-    memory: AnyMemory, batch: int, time: int, heads: int, key_dim: int, value_dim: int
+    memory: AnyMemory, batch: int, time: int, heads: int, key_dim: int, value_dim: int, group: int
 ) -> dict[str, Tensor]:
-    """Random controls within their range, its ends included where that is well conditioned."""
+    """Random controls within their range, its ends included where that is well conditioned. Those of queries have
+    `group` times the heads."""
     linear = not isinstance(memory, mn.Memory) or memory.structure.linear_in_weights
     made = {}
     for control in memory.controls:
-        size = control.size(key_dim, value_dim)
-        shape = (batch, time, heads) if size is None else (batch, time, heads, size)
+        size, number = control.size(key_dim, value_dim), heads if control in memory.write_controls else heads * group
+        shape = (batch, time, number) if size is None else (batch, time, number, size)
         value = torch.rand(shape, dtype=torch.float64)
         if control.name == "decay" and not linear:
             value = 0.8 + 0.2 * value
