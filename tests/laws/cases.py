@@ -490,7 +490,7 @@ def assert_equals_reference(inputs: Inputs, state: State, lengths: Tensor | None
 
 WIDTH, HEADS, VOCABULARY = 32, 2, 11
 SMALL: dict[str, Any] = {"window": 8, "chunk": 4, "segment": 8, "sinks": 2, "state_dim": 6, "gate_rank": 3, "rank": 3}
-SMALL |= {"entries": 5, "lags": 5}
+SMALL |= {"entries": 5, "lags": 5, "block": 3}
 
 
 def small_options(build: Any) -> dict[str, Any]:
@@ -554,6 +554,10 @@ def variant_models() -> dict[str, mn.ModelSpec]:
         "lightnet-positions": zoo.lightnet(gate_rank=3, axes=()),
         "gla-polarised": zoo.gla().replace(controls=(("decay", Polarised(LowRankDecay(4), zeros=2)),)),
         "mamba2-groups": zoo.mamba2(state_dim=3, groups=2),
+        "power_attention-grouped": zoo.power_attention(block=2, near=1, sinks=0, kv_heads=1),
+        "neighborhood_attention-grid": zoo.neighborhood_attention(2, dilation=2, grid=5),
+        "landmark_attention-top": zoo.landmark_attention(block=3, top=1),
+        "dynamic_mask_attention-grouped": zoo.dynamic_mask_attention(kv_heads=1),
         "rat-short": zoo.rat(chunk=3, groups=1),
         "memory_mosaics-window": ContextualMemory(mn.KVMemory(retain=mn.Window(5), read=mn.Softmax(scale=1.0))),
         "memory_mosaics-lines": [

@@ -29,9 +29,7 @@ class Neighborhood(Mask):
 
     def __post_init__(self) -> None:
         expect(self.window >= 1, f"Neighborhood(window=) counts the query itself, so at least 1; got {self.window}.")
-        expect(
-            self.dilation >= 1, f"Neighborhood(dilation=) is a number of tokens of at least 1; got {self.dilation}."
-        )
+        expect(self.dilation >= 1, f"Neighborhood(dilation=) is a number of tokens of at least 1; got {self.dilation}.")
         expect(
             1 <= self.stride <= self.window,
             f"Neighborhood(stride=) lies between 1 and the window of {self.window}; got {self.stride}.",

@@ -22,7 +22,8 @@ class DynamicMask(Read):
     """Dynamic mask attention (arXiv 2412.11834): o = sum_j softmax_j(scale q . k_j + m_j) v_j, where m_j, one number a
     head, is kept with the entry: the control `preference` of its token.
 
-    keep: a query looks only at the so many entries that have the largest m of those it may see; None for all.
+    keep: a query looks only at the so many entries that have the largest m of those it may see, of equal ones the
+    newest; None for all.
     scale, rotary, positions, mask: as in `Softmax`.
     """
 
@@ -49,8 +50,13 @@ class DynamicMask(Read):
         values, preference = values[..., :-1], values[..., None, :, -1]
         scores = self.score(q, keys, lag, controls) + preference
         if self.keep is not None and self.keep < scores.shape[-1]:
-            ranked = preference.detach().masked_fill(~seen, -torch.inf)
-            best = ranked.topk(self.keep, -1).indices
-            seen = seen & torch.zeros_like(ranked, dtype=torch.bool).scatter(-1, best, True)
+            newest_first = lag[..., :1, :].argsort(-1).expand_as(preference)
+            ranked = preference.detach().gather(-1, newest_first).argsort(dim=-1, descending=True, stable=True)
+            order = newest_first.gather(-1, ranked)
+            rank = torch.where(
+                seen, order.argsort(-1), order.shape[-1]
+            )  # 0 for the best; later ones than the query last
+            best = rank.topk(self.keep, -1, largest=False).indices
+            seen = seen & torch.zeros_like(rank, dtype=torch.bool).scatter(-1, best, True)
         weights = masked_softmax(scores, seen)
         return weights @ values, weights

@@ -29,8 +29,8 @@ class Landmark(Read):
 
     The weights add up to 1. A block of which no landmark, or nothing but the landmark, is kept has no part in it.
 
-    top: only the blocks of the so many landmarks with the highest scores are read, for each query and head by itself;
-    None for all, as in training. scale, rotary, positions, mask: as in `Softmax`.
+    top: only the blocks of the so many landmarks with the highest scores are read (of equal ones the newest), for each
+    query and head by itself; None for all, as in training. scale, rotary, positions, mask: as in `Softmax`.
     """
 
     block: int = 50
@@ -70,7 +70,9 @@ class Landmark(Read):
         pointing = seen & ~here & landmark & (total > 0)
         if self.top is not None:
             ranked = scores.detach().masked_fill(~pointing, -torch.inf)
-            best = ranked.topk(min(self.top, scores.shape[-1]), -1).indices
+            newest_first = lag[..., :1, :].argsort(-1).expand_as(scores)
+            best = ranked.gather(-1, newest_first).sort(dim=-1, descending=True, stable=True).indices[..., : self.top]
+            best = newest_first.gather(-1, best)
             pointing = pointing & torch.zeros_like(pointing).scatter(-1, best, torch.ones_like(pointing))
         first = masked_softmax(scores, pointing | (seen & here & ~landmark))
         of_block = torch.zeros_like(scores).scatter_add(-1, number, first.masked_fill(~pointing, 0))

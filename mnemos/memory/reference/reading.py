@@ -70,7 +70,7 @@ def _landmark(
     current = now // (rule.block + 1)
     open_to = [b for b in landmarks if b in blocks and b != current]
     if rule.top is not None:
-        open_to = sorted(open_to, key=lambda b: -float(scores[landmarks[b]].detach()))[: rule.top]
+        open_to = sorted(open_to, key=lambda b: (-float(scores[landmarks[b]].detach()), -b))[: rule.top]
     local = blocks.get(current, [])
     weights = [torch.zeros_like(scores[0]) for _ in range(len(scores))]
     first = torch.softmax(scores[local + [landmarks[b] for b in open_to]], 0)
@@ -87,7 +87,7 @@ def _dynamic_mask(
     rule: DynamicMask, q: Tensor, keys: Tensor, values: Tensor, lag: Tensor, controls: Controls
 ) -> tuple[Tensor, Tensor]:
     scores, preference = _scores(rule, q, keys) + values[:, -1], values[:, -1].tolist()
-    chosen = sorted(range(len(scores)), key=lambda j: -preference[j])[: rule.keep]
+    chosen = sorted(range(len(scores)), key=lambda j: (-preference[j], int(lag[j])))[: rule.keep]
     powers = [torch.exp(s - scores.max()) if j in chosen else torch.zeros_like(s) for j, s in enumerate(scores)]
     weights = torch.stack(powers) / torch.stack(powers).sum()
     return weights @ values[:, :-1], weights
