@@ -50,6 +50,8 @@ class QueryBlocks:
         state: State,
         lengths: Tensor | None,
     ) -> tuple[Tensor, State]:
+        out_dtype, v = v.dtype, memory.packed(v, controls)
+        controls = {control.name: controls[control.name] for control in memory.read_controls}
         q, position, entries, after = _entries(memory, q, k, v, state, lengths)
         keys, values, slot = entries
         if not torch.compiler.is_compiling() and bool((slot == slot[:1]).all() & (position == position[:1]).all()):
@@ -67,11 +69,13 @@ class QueryBlocks:
                 columns, lag, seen = columns[some], lag[..., some], seen[..., some]
             inputs = [q[:, rows], keys[:, columns], values[:, columns], *(controls[name][:, rows] for name in names)]
 
-            def work(*inputs: Tensor, seen: Tensor = seen, lag: Tensor = lag) -> tuple[Tensor, ...]:
-                return (_responses(memory, dict(zip(names, inputs[3:], strict=True)), seen, lag, *inputs[:3]),)
+            def work(
+                *inputs: Tensor, seen: Tensor = seen, lag: Tensor = lag, asked: Tensor = position[:, rows]
+            ) -> tuple[Tensor, ...]:
+                return (_responses(memory, dict(zip(names, inputs[3:], strict=True)), seen, lag, asked, *inputs[:3]),)
 
             outputs += recomputed(work, *inputs) if again else work(*inputs)
-        return torch.cat(outputs, 1).to(v.dtype), after
+        return torch.cat(outputs, 1).to(out_dtype), after
 
 
 def _entries(
@@ -116,15 +120,24 @@ def _seen(memory: KVMemory, position: Tensor, slot: Tensor, lag: Tensor) -> Tens
 
 
 def _responses(
-    memory: KVMemory, controls: Controls, seen: Tensor, lag: Tensor, q: Tensor, keys: Tensor, values: Tensor
+    memory: KVMemory,
+    controls: Controls,
+    seen: Tensor,
+    lag: Tensor,
+    position: Tensor,
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
 ) -> Tensor:
-    """Answers (B, n, heads, V) to q (B, n, heads, K) from keys and values (B, M, H, .)."""
+    """Answers (B, n, heads, V) to q (B, n, heads, K) at `position` (B or 1, n) from keys and values (B, M, H, .)."""
     if memory.read_rule.plain:
         return attended(q, keys, values, memory, seen[:, None])
     number, heads = q.shape[1], keys.shape[2]
     group = q.shape[2] // heads
     seen, lag = (x[:, None].repeat(1, 1, group, 1) for x in (seen, lag))
     asked = {name: fold(value, heads) for name, value in controls.items()}
+    if memory.read_rule.numbered:
+        asked["position"] = position[:, None].repeat(1, 1, group)
     keys, values = keys.transpose(1, 2), values.transpose(1, 2)
     out, _ = memory.read_rule.respond(fold(q.to(keys.dtype), heads), keys, values, seen, lag, asked)
     return unfold(out, number)

@@ -41,6 +41,6 @@ def state_bytes(memory: AnyMemory, request: Request, heads: int | None = None) -
     state = memory.init(request.batch, heads, request.key_dim, request.value_dim, weights, dtype, "meta")
     if isinstance(memory, KVMemory) and isinstance(memory.retain, Everything):
         size = torch.empty(0, dtype=dtype).element_size()
-        entry = heads * (request.key_dim + request.value_dim) * size + 8
+        entry = heads * (request.key_dim + request.value_dim + memory.stored_width) * size + 8
         return state.nbytes + request.batch * request.length * entry
     return state.nbytes

@@ -82,6 +82,7 @@ def _stretch(
     assert isinstance(policy, Policy)
     number, heads = q.shape[1], k.shape[2]
     position = state["count"][:, None] + torch.arange(number, device=q.device)
+    out_dtype, v = v.dtype, memory.packed(v, controls)
     if rule.rotary is not None:
         q, k = (rotate(x, position, rule.rotary) for x in (q, k))
     dtype = state["keys"].dtype
@@ -94,7 +95,9 @@ def _stretch(
         seen = seen & rule.mask.sees(asked, slot - 1)
     group = q.shape[2] // heads
     seen_by_all, lag_of_all = (x.repeat(1, 1, group, 1) for x in (seen, lag))
-    folded = {name: fold(value, heads) for name, value in controls.items()}
+    folded = {control.name: fold(controls[control.name], heads) for control in memory.read_controls}
+    if rule.numbered:
+        folded["position"] = position[:, None].repeat(1, 1, group)
     out, weights = rule.respond(fold(q.to(dtype), heads), new["keys"], new["values"], seen_by_all, lag_of_all, folded)
 
     after = new
@@ -106,7 +109,7 @@ def _stretch(
             for name, value in _statistics(policy, seen_now).items()
         }
         after = after.successor(**after.entries | merged)
-    return unfold(out, number).to(v.dtype), after
+    return unfold(out, number).to(out_dtype), after
 
 
 def _statistics(policy: Policy, state: State) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from mnemos.layers.controls import (
     RelativeTable,
     Sigmoid,
     Softplus,
+    ValuePreference,
 )
 from mnemos.layers.coupled import Coupled, CoupledLayer
 from mnemos.layers.coupled_decays import CoupledDecay, LowerBounded, PrefixSoftmax
@@ -96,5 +97,6 @@ __all__ = [
     "TimeMixing",
     "TimeMixingLayer",
     "Unit",
+    "ValuePreference",
     "balanced",
 ]

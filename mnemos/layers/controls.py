@@ -18,10 +18,11 @@ from mnemos.memory.declaration import Declaration, expect
 class ControlRule(Declaration):
     """x (B, T, width) -> a control (B, T, heads) or, with channels, (B, T, heads, channels).
 
-    of: what x is, the layer's input or, (B, T, heads, key_dim), the query that the memory is asked with.
+    of: what x is, the layer's input or, (B, T, heads, key_dim), the query that the memory is asked with, or the
+    values, (B, T, heads of values, value_dim).
     """
 
-    of: ClassVar[Literal["input", "query"]] = "input"
+    of: ClassVar[Literal["input", "query", "value"]] = "input"
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -322,6 +323,33 @@ class _RelativeTable(nn.Module):
         return torch.einsum("bthk,hlk->bthl", q, self.table) / math.sqrt(q.shape[-1])
 
 
+@dataclass(frozen=True)
+class ValuePreference(ControlRule):
+    """exp(A softplus(W v)) per head, of the values v of all heads side by side (dynamic mask attention, arXiv
+    2412.11834). A, one a head, starts at 1, W normal with standard deviation 0.02: all entries start near 2."""
+
+    of = "value"
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return 0.0, math.inf
+
+    def build(self, width: int, heads: int, channels: int | None) -> nn.Module:
+        expect(channels is None, "ValuePreference gives one number a head, not one a channel.")
+        return _ValuePreference(width, heads)
+
+
+class _ValuePreference(nn.Module):
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.linear = nn.Linear(width, heads, bias=False)
+        nn.init.normal_(self.linear.weight, std=0.02)
+        self.speed = nn.Parameter(torch.ones(heads))
+
+    def forward(self, v: Tensor) -> Tensor:
+        return torch.exp(self.speed * F.softplus(_wide(self.linear(v.flatten(-2)))))
+
+
 def _wide(x: Tensor) -> Tensor:
     """At least float32."""
     return x if x.dtype == torch.float64 else x.float()
@@ -370,6 +398,8 @@ def default_rule(control: Control, chunk: int) -> ControlRule:
         return Direction(0.5)
     if control.name == "bias":
         return RelativeTable()
+    if control.name == "preference":
+        return ValuePreference()
     if control.name == "level":
         return LevelWeights()
     if control.name == "angle":

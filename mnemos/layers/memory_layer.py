@@ -151,11 +151,15 @@ class MemoryLayer(Layer):
         self.conv = ShortConvolution(self.mixed_sizes[0], spec.conv) if spec.conv else None
         given, chunk = dict(spec.controls), getattr(getattr(spec.memory, "learner", None), "chunk", 1)
         self.controls, self.asking = nn.ModuleDict(), nn.ModuleDict()  # made of the layer's input; of the query
+        self.telling = nn.ModuleDict()  # made of the values
         for c in self.memory.controls:
             if not c.tied or c.name in given:
                 rule, size = given.get(c.name, default_rule(c, chunk)), c.size(self.feature_dim, self._stored_value_dim)
+                number = self.kv_heads if c in self.memory.write_controls else heads
                 if rule.of == "input":
-                    self.controls[c.name] = rule.build(width, heads, size)
+                    self.controls[c.name] = rule.build(width, number, size)
+                elif rule.of == "value":
+                    self.telling[c.name] = rule.build(self.kv_heads * self._stored_value_dim, number, size)
                 else:
                     self.asking[c.name] = rule.build(heads * self.feature_dim, heads, size)
         weights = self.memory.initial_weights(heads, self.feature_dim, self._stored_value_dim)
@@ -246,6 +250,7 @@ class MemoryLayer(Layer):
             v = self._each_pair(lambda y: torch.cat([y, torch.ones_like(y[..., :1])], -1), v)
 
         asked = {name: rule(q) for name, rule in self.asking.items()}
+        asked |= {name: rule(v) for name, rule in self.telling.items()}
         controls = {c.name: q for c in self.memory.controls if c.tied} | dict(controls) | asked
         with torch.autocast(mixed.device.type, enabled=False):  # the memory keeps its own precision
             o, entries["memory"] = run_rows(self.memory, q, k, v, controls, state.child("memory"), lengths)

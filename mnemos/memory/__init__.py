@@ -8,9 +8,9 @@ from mnemos.memory.keeping import KVMemory
 from mnemos.memory.learner import GD, Chunk, Implicit, Learner, LeastSquares, MiniBatch, Omega
 from mnemos.memory.learning import Memory
 from mnemos.memory.log_linear import LogLinear
-from mnemos.memory.mask import Dilated, Mask, PowersOfTwo
+from mnemos.memory.mask import Dilated, GridNeighborhood, Mask, Neighborhood, PowersOfTwo
 from mnemos.memory.objective import L2, AffineL2, Dot, Huber, Lp, Objective, RobustShift
-from mnemos.memory.read import LocalLinear, Read, Relative, Softmax
+from mnemos.memory.read import DynamicMask, Landmark, LocalLinear, Read, Relative, Softmax
 from mnemos.memory.retain import ByPosition, Everything, HeavyHitters, LazyEviction, Policy, Retain, Window
 from mnemos.memory.retention import (
     DPLR,
@@ -47,16 +47,19 @@ __all__ = [
     "Declaration",
     "Dilated",
     "Dot",
+    "DynamicMask",
     "ElasticNet",
     "ElasticNetDual",
     "Everything",
     "FDivergence",
+    "GridNeighborhood",
     "HeavyHitters",
     "HigherOrder",
     "Huber",
     "Implicit",
     "KVMemory",
     "Keep",
+    "Landmark",
     "LazyEviction",
     "Learner",
     "LeastSquares",
@@ -69,6 +72,7 @@ __all__ = [
     "Memory",
     "MiniBatch",
     "Mirror",
+    "Neighborhood",
     "NormedMLP",
     "Objective",
     "Omega",

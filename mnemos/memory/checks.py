@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -84,7 +85,8 @@ def check_inputs(memory: AnyMemory, q: Tensor, k: Tensor, v: Tensor, controls: C
         if x.dtype != q.dtype:
             raise InvalidType(f"q, k and v must share a dtype; q is {q.dtype} and {name} is {x.dtype}.")
     value_dim = v.shape[3] // memory.pairs
-    check_controls(memory.controls, controls, q.shape[:3], "(batch, time, heads)", q.shape[3], value_dim)
+    written = {control.name: tuple(k.shape[:3]) for control in memory.write_controls} if grouped else {}
+    check_controls(memory.controls, controls, q.shape[:3], "(batch, time, heads)", q.shape[3], value_dim, written)
     for name, x in (("q", q), ("k", k), ("v", v)):
         check_finite(name, x)
 
@@ -140,10 +142,12 @@ def check_controls(
     axes: str,
     key_dim: int,
     value_dim: int,
+    leads: Mapping[str, tuple[int, ...]] | None = None,
 ) -> None:
     """Raises unless `controls` are exactly the declared ones, in shape and range.
 
     lead: the shape of a control per head, its axes named by `axes`; any other has an axis of its own after them.
+    leads: that shape for controls by name where it is another one.
     """
     declared = {control.name: control for control in declared_controls}
     wanted = ", ".join(f"{c.name} (per {c.per}: {c.meaning})" for c in declared_controls) or "no controls"
@@ -155,12 +159,13 @@ def check_controls(
         raise InvalidValue(f"missing control {', '.join(map(repr, missing))}: this memory takes {wanted}.")
     for name, control in declared.items():
         size = control.size(key_dim, value_dim)
+        shape = (leads or {}).get(name, tuple(lead))
         if size is None:
-            _check_control(control, controls[name], tuple(lead), axes)
+            _check_control(control, controls[name], shape, axes)
         else:
             axes_of = {"channel": "key_dim", "value": "value_dim", "pair": "key_dim / 2", "value_pair": "value_dim / 2"}
             own = axes_of.get(control.per, f"{size}")
-            _check_control(control, controls[name], (*lead, size), f"{axes[:-1]}, {own})")
+            _check_control(control, controls[name], (*shape, size), f"{axes[:-1]}, {own})")
 
 
 def _check_control(control: Control, value: Tensor, shape: tuple[int, ...], axes: str) -> None:

@@ -48,6 +48,10 @@ class KVMemory(AnyMemory):
         expect_kind(self.read_rule, Read, "read", "Softmax(rotary=10000.0)")
 
     @property
+    def write_controls(self) -> tuple[Control, ...]:
+        return self.read_rule.stored
+
+    @property
     def read_controls(self) -> tuple[Control, ...]:
         return self.read_rule.controls
 
@@ -58,6 +62,16 @@ class KVMemory(AnyMemory):
 
     def step_flops(self, key_dim: int, value_dim: int, context: int) -> float:
         return 2.0 * (self.retain.capacity or context) * (key_dim + value_dim)
+
+    @property
+    def stored_width(self) -> int:
+        """Channels that an entry has behind its value, for what the read rule stores with it."""
+        return sum(control.count or 1 for control in self.write_controls)
+
+    def packed(self, v: Tensor, controls: Controls) -> Tensor:
+        """Values (..., H, V) with what the read rule stores with them behind, (..., H, V + stored_width)."""
+        further = [controls[c.name] if c.count else controls[c.name][..., None] for c in self.write_controls]
+        return torch.cat([v, *(x.to(v.dtype) for x in further)], -1) if further else v
 
     def init(
         self,
@@ -83,7 +97,7 @@ class KVMemory(AnyMemory):
             lead = slot = (1, heads, places + 1)
         fresh = {
             "keys": torch.zeros(*lead, key_dim, dtype=dtype, device=device),
-            "values": torch.zeros(*lead, value_dim, dtype=dtype, device=device),
+            "values": torch.zeros(*lead, value_dim + self.stored_width, dtype=dtype, device=device),
             "slot": torch.zeros(slot, dtype=torch.int64, device=device),
             "count": torch.zeros(1, dtype=torch.int64, device=device),
         }
@@ -97,15 +111,16 @@ class KVMemory(AnyMemory):
         return dtype
 
     def advance(self, state: State, q: Tensor, k: Tensor, v: Tensor, controls: Controls) -> tuple[Tensor, State]:
-        after = self._write(state, k, v, {})
-        out, weights = self._respond(after, q[:, None], {name: value[:, None] for name, value in controls.items()})
+        after = self._write(state, k, v, controls)
+        asked = {control.name: controls[control.name][:, None] for control in self.read_controls}
+        out, weights = self._respond(after, q[:, None], asked)
         if isinstance(self.retain, Policy):
             after = observed(self.retain, after, over_group(self.retain, weights, 1)[:, :, 0])
         return out[:, 0], after
 
     def _write(self, state: State, k: Tensor, v: Tensor, controls: Controls) -> State:
         state.refuse_if_spent()
-        k, v = k.to(state["keys"].dtype), v.to(state["values"].dtype)
+        k, v = k.to(state["keys"].dtype), self.packed(v, controls).to(state["values"].dtype)
         if self.read_rule.rotary is not None:
             k = rotate(k[:, None], state["count"][:, None], self.read_rule.rotary)[:, 0]
         if isinstance(self.retain, Policy):
@@ -146,6 +161,8 @@ class KVMemory(AnyMemory):
             seen = seen & rule.mask.sees(newest[:, None, None], position)
         lag = (newest[:, None, None] - position)[:, :, None]
         asked = {name: fold(value, keys.shape[1]) for name, value in controls.items()}
+        if rule.numbered:
+            asked["position"] = newest[:, None, None]
         out, weights = rule.respond(grouped, keys, values, seen[:, :, None], lag, asked)
         return unfold(out, q.shape[1]).to(q.dtype), weights
 

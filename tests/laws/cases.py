@@ -38,14 +38,18 @@ from mnemos.memory import (
     AnyMemory,
     Declaration,
     Dilated,
+    DynamicMask,
+    GridNeighborhood,
     HeavyHitters,
     HigherOrder,
     Implicit,
+    Landmark,
     LazyEviction,
     Learner,
     LocalLinear,
     Mask,
     MiniBatch,
+    Neighborhood,
     NormedMLP,
     Objective,
     Omega,
@@ -112,6 +116,10 @@ VARIANTS: dict[type, list[Any]] = {
         for preference in ("printed", "described", None)
     ],
     Dilated: [Dilated(2, gap=3)],
+    Neighborhood: [Neighborhood(4, dilation=2, stride=3)],
+    GridNeighborhood: [GridNeighborhood(5, rows=2, columns=2, row_dilation=2, column_dilation=2)],
+    Landmark: [Landmark(2, rotary=100.0), Landmark(3, top=2, positions="original")],
+    DynamicMask: [DynamicMask(), DynamicMask(3, rotary=100.0)],
     PowersOfTwo: [PowersOfTwo(1), PowersOfTwo(2, window=2, sinks=1)],
     mn.Window: [mn.Window(1), mn.Window(5), mn.Window(5, sinks=2), mn.Window(64, sinks=3)],
 }
@@ -287,7 +295,7 @@ class Inputs:
         self.k = torch.nn.functional.normalize(keys, dim=-1).flatten(-2)
         self.v = torch.randn(batch, time, heads, memory.pairs * self.value_dim, dtype=torch.float64)
         self.v = 0.2 * self.v if steep(memory) else self.v
-        self.controls = controls_for(memory, batch, time, heads * group, key_dim, self.value_dim)
+        self.controls = controls_for(memory, batch, time, heads, key_dim, self.value_dim, group)
         generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
         self.weights = {
             name: weight.double() + 0.1 * torch.randn_like(weight, dtype=torch.float64)
@@ -348,14 +356,15 @@ def steep(memory: AnyMemory) -> bool:
 
 
 def controls_for(
-    memory: AnyMemory, batch: int, time: int, heads: int, key_dim: int, value_dim: int
+    memory: AnyMemory, batch: int, time: int, heads: int, key_dim: int, value_dim: int, group: int
 ) -> dict[str, Tensor]:
-    """Random controls within their range, its ends included where that is well conditioned."""
+    """Random controls within their range, its ends included where that is well conditioned. Those of queries have
+    `group` times the heads."""
     linear = not isinstance(memory, mn.Memory) or memory.structure.linear_in_weights
     made = {}
     for control in memory.controls:
-        size = control.size(key_dim, value_dim)
-        shape = (batch, time, heads) if size is None else (batch, time, heads, size)
+        size, number = control.size(key_dim, value_dim), heads if control in memory.write_controls else heads * group
+        shape = (batch, time, number) if size is None else (batch, time, number, size)
         value = torch.rand(shape, dtype=torch.float64)
         if control.name == "decay" and not linear:
             value = 0.8 + 0.2 * value
@@ -481,7 +490,7 @@ def assert_equals_reference(inputs: Inputs, state: State, lengths: Tensor | None
 
 WIDTH, HEADS, VOCABULARY = 32, 2, 11
 SMALL: dict[str, Any] = {"window": 8, "chunk": 4, "segment": 8, "sinks": 2, "state_dim": 6, "gate_rank": 3, "rank": 3}
-SMALL |= {"entries": 5, "lags": 5}
+SMALL |= {"entries": 5, "lags": 5, "block": 3}
 
 
 def small_options(build: Any) -> dict[str, Any]:
@@ -545,6 +554,10 @@ def variant_models() -> dict[str, mn.ModelSpec]:
         "lightnet-positions": zoo.lightnet(gate_rank=3, axes=()),
         "gla-polarised": zoo.gla().replace(controls=(("decay", Polarised(LowRankDecay(4), zeros=2)),)),
         "mamba2-groups": zoo.mamba2(state_dim=3, groups=2),
+        "power_attention-grouped": zoo.power_attention(block=2, near=1, sinks=0, kv_heads=1),
+        "neighborhood_attention-grid": zoo.neighborhood_attention(2, dilation=2, grid=5),
+        "landmark_attention-top": zoo.landmark_attention(block=3, top=1),
+        "dynamic_mask_attention-grouped": zoo.dynamic_mask_attention(kv_heads=1),
         "rat-short": zoo.rat(chunk=3, groups=1),
         "memory_mosaics-window": ContextualMemory(mn.KVMemory(retain=mn.Window(5), read=mn.Softmax(scale=1.0))),
         "memory_mosaics-lines": [

@@ -2,6 +2,7 @@
 
 from mnemos.memory.mask.base import Mask
 from mnemos.memory.mask.dilated import Dilated
+from mnemos.memory.mask.neighborhood import GridNeighborhood, Neighborhood
 from mnemos.memory.mask.powers_of_two import PowersOfTwo
 
-__all__ = ["Dilated", "Mask", "PowersOfTwo"]
+__all__ = ["Dilated", "GridNeighborhood", "Mask", "Neighborhood", "PowersOfTwo"]

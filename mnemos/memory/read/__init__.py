@@ -1,8 +1,10 @@
 """How a key-value memory answers."""
 
 from mnemos.memory.read.base import Read
+from mnemos.memory.read.dynamic_mask import DynamicMask
+from mnemos.memory.read.landmark import Landmark
 from mnemos.memory.read.local_linear import LocalLinear
 from mnemos.memory.read.relative import Relative
 from mnemos.memory.read.softmax import Softmax
 
-__all__ = ["LocalLinear", "Read", "Relative", "Softmax"]
+__all__ = ["DynamicMask", "Landmark", "LocalLinear", "Read", "Relative", "Softmax"]

@@ -26,6 +26,8 @@ class Read(Declaration):
         seen (B or 1, H or 1, n or 1, N): which entries a query may use; the others must not matter at all
         lag (B or 1, H or 1, n or 1, N): how many tokens ago an entry was written, 0 for the newest
         controls: what the rule declares, one value a query: (B, H, n) or (B, H, n, count)
+
+    What it stores with the entries are further channels of `values`, behind the V of the value itself.
     """
 
     scale: float | None = None
@@ -43,9 +45,18 @@ class Read(Declaration):
     plain: bool = False
     """Fact: it is the softmax average of the values and nothing else."""
 
+    numbered: bool = False
+    """Whether it asks where its queries stand. Then `controls` holds their "position" too, (B or 1, H or 1, n or 1)."""
+
     @property
     def controls(self) -> tuple[Control, ...]:
         """What it needs from outside with every query."""
+        return ()
+
+    @property
+    def stored(self) -> tuple[Control, ...]:
+        """What it needs from outside with every token that is written, to be kept with the entry: numbers per head, or
+        several of them (per "count")."""
         return ()
 
     def respond(

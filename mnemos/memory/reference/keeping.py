@@ -30,6 +30,8 @@ def keep(
     """Key-value memories: for every head the kept entries as a list."""
     batch, time, heads, _ = q.shape
     group = heads // k.shape[2]
+    width, stored = v.shape[-1], [c.name for c in memory.write_controls]
+    v = torch.cat([v, *(controls[name].view(*v.shape[:3], -1) for name in stored)], -1)
     rows = []
     answers: list[list[list[Tensor]]] = []
     for b in range(batch):
@@ -43,7 +45,7 @@ def keep(
                 _write(memory, kept, k[b, t, h], v[b, t, h], now)
                 weights: dict[int, list[Tensor]] = {}
                 for head in range(h * group, (h + 1) * group):
-                    asked = {name: value[b, t, head] for name, value in controls.items()}
+                    asked = {name: value[b, t, head] for name, value in controls.items() if name not in stored}
                     out, given = _answer(memory, q[b, t, head], kept, now, asked)
                     answers[b][t].append(out)
                     for position, weight in given.items():
@@ -52,12 +54,12 @@ def keep(
                     kept.notes = looked_at(memory.retain, kept.notes, weights, now)
         rows.append((row, count + len(answers[b])))
     outputs = [
-        torch.stack([torch.stack(token) for token in row] + [v.new_zeros(heads, v.shape[-1])] * (time - len(row)))
+        torch.stack([torch.stack(token) for token in row] + [v.new_zeros(heads, width)] * (time - len(row)))
         if time
-        else v.new_zeros(0, heads, v.shape[-1])
+        else v.new_zeros(0, heads, width)
         for row in answers
     ]
-    out = torch.stack(outputs) if outputs else v.new_zeros(0, time, heads, v.shape[-1])
+    out = torch.stack(outputs) if outputs else v.new_zeros(0, time, heads, width)
     return out, _stored(memory, state, k, v, rows) if rows else state
 
 
@@ -81,10 +83,13 @@ def _answer(memory: KVMemory, q: Tensor, kept: Kept, now: int, controls: Control
     number = {p: i if rule.positions == "kept" else p for i, p in enumerate(sorted(kept.keys))}
     looked = number if rule.mask is None else [p for p in number if p in MASKS[type(rule.mask)](rule.mask, now)]
     if not looked:
-        return torch.zeros_like(next(iter(kept.values.values()))), {}
+        nothing = torch.zeros_like(next(iter(kept.values.values())))
+        return nothing[: len(nothing) - sum(c.count or 1 for c in memory.write_controls)], {}
     keys = torch.stack([_turned(memory, kept.keys[p], number[p]) for p in looked])
     values = torch.stack([kept.values[p] for p in looked])
     lag = torch.tensor([now - p for p in looked], device=q.device)
+    if rule.numbered:
+        controls = {**controls, "position": torch.tensor(now)}
     out, weights = READS[type(rule)](rule, _turned(memory, q, number[now]), keys, values, lag, controls)
     return out, dict(zip(looked, weights, strict=True))
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mnemos.memory.control import Controls
-from mnemos.memory.mask import Dilated, PowersOfTwo
-from mnemos.memory.read import LocalLinear, Read, Relative, Softmax
+from mnemos.memory.mask import Dilated, GridNeighborhood, Neighborhood, PowersOfTwo
+from mnemos.memory.read import DynamicMask, Landmark, LocalLinear, Read, Relative, Softmax
 
 Reads = Callable[[Any, Tensor, Tensor, Tensor, Tensor, Controls], tuple[Tensor, Tensor]]
 """(rule, q (K,), keys (N, K), values (N, V), lag (N,), controls of the query) -> answer (V,) and weights (N,). There
@@ -54,7 +54,52 @@ def _relative(
     return weights @ values, weights
 
 
-READS: dict[type, Reads] = {Softmax: _softmax, LocalLinear: _local_linear, Relative: _relative}
+def _landmark(
+    rule: Landmark, q: Tensor, keys: Tensor, values: Tensor, lag: Tensor, controls: Controls
+) -> tuple[Tensor, Tensor]:
+    """Block by block, each a list of entries."""
+    scores, now = _scores(rule, q, keys), int(controls["position"])
+    blocks: dict[int, list[int]] = {}
+    landmarks: dict[int, int] = {}
+    for j, distance in enumerate(lag.tolist()):
+        block, place = divmod(now - distance, rule.block + 1)
+        if place == rule.block:
+            landmarks[block] = j
+        else:
+            blocks.setdefault(block, []).append(j)
+    current = now // (rule.block + 1)
+    open_to = [b for b in landmarks if b in blocks and b != current]
+    if rule.top is not None:
+        open_to = sorted(open_to, key=lambda b: (-float(scores[landmarks[b]].detach()), -b))[: rule.top]
+    local = blocks.get(current, [])
+    weights = [torch.zeros_like(scores[0]) for _ in range(len(scores))]
+    first = torch.softmax(scores[local + [landmarks[b] for b in open_to]], 0)
+    for i, j in enumerate(local):
+        weights[j] = first[i]
+    for i, b in enumerate(open_to):
+        for j, within in zip(blocks[b], torch.softmax(scores[blocks[b]], 0), strict=True):
+            weights[j] = within * first[len(local) + i]
+    stacked = torch.stack(weights)
+    return stacked @ values, stacked
+
+
+def _dynamic_mask(
+    rule: DynamicMask, q: Tensor, keys: Tensor, values: Tensor, lag: Tensor, controls: Controls
+) -> tuple[Tensor, Tensor]:
+    scores, preference = _scores(rule, q, keys) + values[:, -1], values[:, -1].tolist()
+    chosen = sorted(range(len(scores)), key=lambda j: (-preference[j], int(lag[j])))[: rule.keep]
+    powers = [torch.exp(s - scores.max()) if j in chosen else torch.zeros_like(s) for j, s in enumerate(scores)]
+    weights = torch.stack(powers) / torch.stack(powers).sum()
+    return weights @ values[:, :-1], weights
+
+
+READS: dict[type, Reads] = {
+    DynamicMask: _dynamic_mask,
+    Landmark: _landmark,
+    LocalLinear: _local_linear,
+    Relative: _relative,
+    Softmax: _softmax,
+}
 
 
 def _dilated(mask: Dilated, t: int) -> set[int]:
@@ -67,5 +112,31 @@ def _powers_of_two(mask: PowersOfTwo, t: int) -> set[int]:
     return {position for position in range(t + 1) if position // mask.block in blocks}
 
 
-MASKS: dict[type, Callable[[Any, int], set[int]]] = {Dilated: _dilated, PowersOfTwo: _powers_of_two}
+def _neighbours(place: int, length: int, window: int) -> range:
+    """The window around a place of a line, shifted inwards at its ends."""
+    start = min(max(place - window // 2, 0), length - window)
+    return range(start, start + window)
+
+
+def _neighborhood(mask: Neighborhood, t: int) -> set[int]:
+    place, residue = divmod(t, mask.dilation)
+    end_of_group = (place // mask.stride + 1) * mask.stride
+    return {i * mask.dilation + residue for i in range(max(end_of_group - mask.window, 0), place + 1)}
+
+
+def _grid_neighborhood(mask: GridNeighborhood, t: int) -> set[int]:
+    row, column = divmod(t, mask.width)
+    place, residue = divmod(column, mask.column_dilation)
+    line = range(residue, mask.width, mask.column_dilation)
+    columns = [line[i] for i in _neighbours(place, len(line), mask.columns)]
+    rows = [row - i * mask.row_dilation for i in range(mask.rows)]
+    return {r * mask.width + c for r in rows for c in columns if r >= 0 and r * mask.width + c <= t}
+
+
+MASKS: dict[type, Callable[[Any, int], set[int]]] = {
+    Dilated: _dilated,
+    GridNeighborhood: _grid_neighborhood,
+    Neighborhood: _neighborhood,
+    PowersOfTwo: _powers_of_two,
+}
 """(mask, position of the query) -> the positions that it looks at."""
