@@ -1,5 +1,6 @@
 """Modules around a memory: projections, short convolution, norms, gates. They never name an algorithm."""
 
+from mnemos.layers.agents import Agents, AgentsLayer
 from mnemos.layers.as_context import AsContext, ContextLayer
 from mnemos.layers.as_gate import AsGate, GateLayer
 from mnemos.layers.base import Layer, LayerDeclaration
@@ -12,6 +13,7 @@ from mnemos.layers.controls import (
     GatedDecay,
     HeadDecay,
     Learned,
+    LearnedWeights,
     LevelWeights,
     LowRankDecay,
     Phase,
@@ -22,11 +24,16 @@ from mnemos.layers.controls import (
 )
 from mnemos.layers.coupled import Coupled, CoupledLayer
 from mnemos.layers.coupled_decays import CoupledDecay, LowerBounded, PrefixSoftmax
+from mnemos.layers.dual_attention import DualAttention, DualAttentionLayer
 from mnemos.layers.fast_forgetful import FastForgetful, FastForgetfulLayer
 from mnemos.layers.features import Elu, FeatureMap, Polynomial, Taylor, Unit
+from mnemos.layers.fewer_heads import with_kv_heads
+from mnemos.layers.filter_attention import FilterAttention, FilterAttentionLayer
+from mnemos.layers.fourier import FourierFeatures, FourierInput, FourierInputLayer
 from mnemos.layers.gate_loop import GateLoop, GateLoopLayer
 from mnemos.layers.gated_convolution import GatedConvolution, GatedConvolutionLayer
 from mnemos.layers.gated_recurrence import GatedRecurrence, GatedRecurrenceLayer
+from mnemos.layers.head_embeddings import HeadEmbeddings, HeadEmbeddingsLayer
 from mnemos.layers.longhorn import Longhorn, LonghornLayer
 from mnemos.layers.memory_layer import LayerSpec, MemoryLayer
 from mnemos.layers.mimetic import Mimetic
@@ -40,6 +47,8 @@ from mnemos.layers.ttt import TTT, TTTLayer
 
 __all__ = [
     "TTT",
+    "Agents",
+    "AgentsLayer",
     "AsContext",
     "AsGate",
     "Constant",
@@ -53,10 +62,17 @@ __all__ = [
     "CoupledDecay",
     "CoupledLayer",
     "Direction",
+    "DualAttention",
+    "DualAttentionLayer",
     "Elu",
     "FastForgetful",
     "FastForgetfulLayer",
     "FeatureMap",
+    "FilterAttention",
+    "FilterAttentionLayer",
+    "FourierFeatures",
+    "FourierInput",
+    "FourierInputLayer",
     "GateLayer",
     "GateLoop",
     "GateLoopLayer",
@@ -66,10 +82,13 @@ __all__ = [
     "GatedRecurrence",
     "GatedRecurrenceLayer",
     "HeadDecay",
+    "HeadEmbeddings",
+    "HeadEmbeddingsLayer",
     "Layer",
     "LayerDeclaration",
     "LayerSpec",
     "Learned",
+    "LearnedWeights",
     "LevelWeights",
     "Longhorn",
     "LonghornLayer",
@@ -99,4 +118,5 @@ __all__ = [
     "Unit",
     "ValuePreference",
     "balanced",
+    "with_kv_heads",
 ]

@@ -153,6 +153,44 @@ class _Learned(nn.Module):
         return value.expand(*x.shape[:2], *value.shape)
 
 
+@dataclass(frozen=True)
+class LearnedWeights(ControlRule):
+    """Learned numbers a head and channel, of any sign, the same for every token: a matrix of `rows` rows, one behind
+    the other. They start uniform within 1/sqrt(columns) of zero.
+
+    shared: the same for all heads.
+    """
+
+    rows: int = 1
+    shared: bool = False
+
+    def __post_init__(self) -> None:
+        expect(self.rows >= 1, f"LearnedWeights(rows=) is a number of rows of at least 1; got {self.rows}.")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return -math.inf, math.inf
+
+    def build(self, width: int, heads: int, channels: int | None) -> nn.Module:
+        expect(
+            channels is not None and channels % self.rows == 0,
+            f"LearnedWeights gives a head a matrix of {self.rows} rows; the control has {channels or 1} numbers a "
+            "head: use Learned() for a single number.",
+        )
+        assert channels is not None
+        return _LearnedWeights(self, heads, channels)
+
+
+class _LearnedWeights(nn.Module):
+    def __init__(self, rule: LearnedWeights, heads: int, channels: int):
+        super().__init__()
+        self.heads, bound = heads, (rule.rows / channels) ** 0.5
+        self.weight = nn.Parameter(torch.empty(1 if rule.shared else heads, channels).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _wide(self.weight).expand(*x.shape[:2], self.heads, -1)
+
+
 class _Fixed(nn.Module):
     value: Tensor
 
@@ -402,8 +440,12 @@ def default_rule(control: Control, chunk: int) -> ControlRule:
         return ValuePreference()
     if control.name == "level":
         return LevelWeights()
+    if control.name in ("first_bias", "second_weight", "second_bias", "third_weight"):
+        return LearnedWeights(rows=control.count if control.name == "second_weight" else 1)
     if control.name == "angle":
         return Phase()
+    if control.name in ("damping", "process", "source", "anchor", "freedom", "sharpness"):
+        return Learned(low=2 * control.low, start=0.01 if control.name == "damping" else 1.0)
     if control.name in ("decay", "value_decay"):
         return Sigmoid(bias=4.0) if control.per == "head" else LowRankDecay()
     return Sigmoid(high=1 / chunk) if control.name == "rate" else Sigmoid()

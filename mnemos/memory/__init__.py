@@ -10,7 +10,17 @@ from mnemos.memory.learning import Memory
 from mnemos.memory.log_linear import LogLinear
 from mnemos.memory.mask import Dilated, GridNeighborhood, Mask, Neighborhood, PowersOfTwo
 from mnemos.memory.objective import L2, AffineL2, Dot, Huber, Lp, Objective, RobustShift
-from mnemos.memory.read import DynamicMask, Landmark, LocalLinear, Read, Relative, Softmax
+from mnemos.memory.read import (
+    AdaptiveFilter,
+    DynamicMask,
+    Landmark,
+    LocalLinear,
+    MLPScores,
+    Read,
+    Relative,
+    Softmax,
+    SoftmaxOne,
+)
 from mnemos.memory.retain import ByPosition, Everything, HeavyHitters, LazyEviction, Policy, Retain, Window
 from mnemos.memory.retention import (
     DPLR,
@@ -35,6 +45,7 @@ __all__ = [
     "KL",
     "L2",
     "MLP",
+    "AdaptiveFilter",
     "AffineL2",
     "AnyMemory",
     "Append",
@@ -67,6 +78,7 @@ __all__ = [
     "LogLinear",
     "Lp",
     "Lq",
+    "MLPScores",
     "Mask",
     "Matrix",
     "Memory",
@@ -85,6 +97,7 @@ __all__ = [
     "Retention",
     "RobustShift",
     "Softmax",
+    "SoftmaxOne",
     "Structure",
     "Window",
     "from_json",

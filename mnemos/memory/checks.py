@@ -164,7 +164,7 @@ def check_controls(
             _check_control(control, controls[name], shape, axes)
         else:
             axes_of = {"channel": "key_dim", "value": "value_dim", "pair": "key_dim / 2", "value_pair": "value_dim / 2"}
-            own = axes_of.get(control.per, f"{size}")
+            own = f"{size}" if control.count else axes_of[control.per]
             _check_control(control, controls[name], (*shape, size), f"{axes[:-1]}, {own})")
 
 

@@ -18,9 +18,9 @@ Per = Literal["head", "channel", "value", "pair", "value_pair", "count"]
 class Control:
     """A value per token that a memory needs from outside.
 
-    per: how many numbers a head. "head": one; "channel": one a key channel; "value": one a value channel; "pair": one
-    a pair of key channels; "value_pair": one a pair of value channels; "count": `count`. Values must lie in
-    [low, high].
+    per: how many numbers a head. "head": one; "channel": one a key channel, or `count` of them if it is given; "value":
+    one a value channel; "pair": one a pair of key channels; "value_pair": one a pair of value channels; "count":
+    `count`. Values must lie in [low, high].
     tied: "query" if a layer passes the token's own query, as the memory reads with it, unless its spec names a rule.
     """
 
@@ -36,7 +36,7 @@ class Control:
         """Numbers a head; None for a single one without an axis of its own."""
         return {
             "head": None,
-            "channel": key_dim,
+            "channel": key_dim * max(self.count, 1),
             "value": value_dim,
             "pair": key_dim // 2,
             "value_pair": value_dim // 2,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mnemos.errors import Diverged, InvalidType, InvalidValue
 from mnemos.layers.base import Layer, LayerDeclaration
+from mnemos.layers.fourier import FourierFeatures
 from mnemos.layers.norm import RMSNorm
 from mnemos.lowering import Failures, checked_over_documents
 from mnemos.lowering.plan import readable
@@ -30,15 +31,30 @@ class FeedForward(nn.Module):
         return self.down(F.silu(gate) * value)
 
 
+class FourierFeedForward(nn.Module):
+    """FAN: W_2 [cos(W_p x + b_p), sin(W_p x + b_p), gelu(W_g x + b_g)]."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.up = FourierFeatures(width, hidden, share=0.25, activation=F.gelu)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.up(x))
+
+
+FEED_FORWARD = {"swiglu": FeedForward, "fan": FourierFeedForward}
+
+
 class Block(nn.Module):
     """x + layer(norm(x)), then x + ffn(norm(x))."""
 
-    def __init__(self, layer: LayerDeclaration, width: int, heads: int, hidden: int):
+    def __init__(self, layer: LayerDeclaration, width: int, heads: int, hidden: int, feed_forward: str):
         super().__init__()
         self.norm = RMSNorm(width)
         self.layer: Layer = layer.build(width, heads)
         self.ffn_norm = RMSNorm(width) if hidden else None
-        self.ffn = FeedForward(width, hidden) if hidden else None
+        self.ffn = FEED_FORWARD[feed_forward](width, hidden) if hidden else None
 
     def forward(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
         y, state = self.layer.rows(self.norm(x), state, lengths)
@@ -64,7 +80,8 @@ class LanguageModel(nn.Module):
         hidden = max(round(spec.width * spec.ffn / 8) * 8, 8) if spec.ffn else 0
         self.embedding = nn.Embedding(spec.vocabulary, spec.width)
         nn.init.normal_(self.embedding.weight, std=0.02)
-        self.blocks = nn.ModuleList(Block(layer, spec.width, spec.number_of_heads, hidden) for layer in spec.layers)
+        sizes = (spec.width, spec.number_of_heads, hidden, spec.feed_forward)
+        self.blocks = nn.ModuleList(Block(layer, *sizes) for layer in spec.layers)
         self.norm = RMSNorm(spec.width)
         self.head = None if spec.tied else nn.Linear(spec.width, spec.vocabulary, bias=False)
         for name, parameter in self.named_parameters():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from mnemos.errors import InvalidType
 from mnemos.layers import LayerDeclaration, LayerSpec
@@ -16,7 +17,9 @@ class ModelSpec(Declaration):
 
     pattern: the layers, repeated until there are `depth` blocks; layer specs or bare memories. width: channels.
     heads: per layer; None for one every 64 channels. vocabulary: number of token ids; 257 is bytes and an end of
-    document. ffn: hidden width of the SwiGLU feed-forward over `width`; 0 for none. tied: the output layer shares
+    document. ffn: hidden width of the feed-forward over `width`; 0 for none. feed_forward: "swiglu", W_3 (silu(W_1 x) *
+    W_2 x), or "fan", W_2 [cos, sin, gelu](W_1 x), a quarter of it cosines and a quarter sines (arXiv 2410.02675).
+    tied: the output layer shares
     the embedding's weights. scaled_embedding: embeddings are multiplied by sqrt(width). logit_cap: logits l become
     cap tanh(l / cap); None leaves them.
     """
@@ -30,6 +33,7 @@ class ModelSpec(Declaration):
     tied: bool = True
     scaled_embedding: bool = False
     logit_cap: float | None = None
+    feed_forward: Literal["swiglu", "fan"] = "swiglu"
 
     def __post_init__(self) -> None:
         pattern = self.pattern if isinstance(self.pattern, list | tuple) else (self.pattern,)
@@ -57,6 +61,10 @@ class ModelSpec(Declaration):
             f"ModelSpec(logit_cap=) must be positive, or None for no cap; got {self.logit_cap}.",
         )
         expect(self.ffn >= 0, f"ModelSpec(ffn=) is a factor of at least 0; got {self.ffn}.")
+        expect(
+            self.feed_forward in ("swiglu", "fan"),
+            f'ModelSpec(feed_forward=) is "swiglu" or "fan"; got {self.feed_forward!r}.',
+        )
 
     @property
     def number_of_heads(self) -> int:

@@ -24,6 +24,10 @@ from mnemos.execute import Request
 from mnemos.layers import (
     ContextualMemory,
     Direction,
+    DualAttention,
+    FilterAttention,
+    FourierInput,
+    HeadEmbeddings,
     LowRankDecay,
     Mimetic,
     PersistentMemory,
@@ -35,6 +39,7 @@ from mnemos.layers import (
 )
 from mnemos.lowering import candidates, run_rows
 from mnemos.memory import (
+    AdaptiveFilter,
     AnyMemory,
     Declaration,
     Dilated,
@@ -49,6 +54,7 @@ from mnemos.memory import (
     LocalLinear,
     Mask,
     MiniBatch,
+    MLPScores,
     Neighborhood,
     NormedMLP,
     Objective,
@@ -59,6 +65,7 @@ from mnemos.memory import (
     Relative,
     Retain,
     Retention,
+    SoftmaxOne,
     Structure,
 )
 from mnemos.memory.log_linear import LogLinear
@@ -87,6 +94,9 @@ VARIANTS: dict[type, list[Any]] = {
     KL: [KL(), KL(total=None, decay=False)],
     Lq: [Lq(3.0, exact=True), Lq(4.0, epsilon=0.5, decay=False)],
     LocalLinear: [LocalLinear(0.3)],
+    SoftmaxOne: [SoftmaxOne(), SoftmaxOne(scale=0.7, rotary=100.0, positions="original", mask=PowersOfTwo(1))],
+    MLPScores: [MLPScores(3), MLPScores(2, activation="gelu", mask=PowersOfTwo(1))],
+    AdaptiveFilter: [AdaptiveFilter(), AdaptiveFilter(mask=PowersOfTwo(1))],
     Relative: [Relative(4), Relative(3, beyond="clip", rotary=100.0, mask=PowersOfTwo(1))],
     OrthogonalSlots: [OrthogonalSlots(), OrthogonalSlots(unit=False)],
     mn.Decay: [mn.Decay(per=per) for per in ("head", "channel", "value", "outer")]
@@ -490,7 +500,7 @@ def assert_equals_reference(inputs: Inputs, state: State, lengths: Tensor | None
 
 WIDTH, HEADS, VOCABULARY = 32, 2, 11
 SMALL: dict[str, Any] = {"window": 8, "chunk": 4, "segment": 8, "sinks": 2, "state_dim": 6, "gate_rank": 3, "rank": 3}
-SMALL |= {"entries": 5, "lags": 5, "block": 3}
+SMALL |= {"entries": 5, "lags": 5, "block": 3, "agents": 3, "hidden": 2}
 
 
 def small_options(build: Any) -> dict[str, Any]:
@@ -564,6 +574,15 @@ def variant_models() -> dict[str, mn.ModelSpec]:
             PersistentMemory(5),
             ContextualMemory(mn.KVMemory(read=LocalLinear(0.3, scale=1.0))),
         ],
+        "dual_attention-relative": zoo.dual_attention(symbols="relative").replace(relations=2, symmetric=True),
+        "dual_attention-relational": DualAttention(2, library=5, rotary=None),
+        "dual_attention-sensory": DualAttention(0),
+        "multi_head_embeddings-add": zoo.multi_head_embeddings(combine="add"),
+        "multi_head_embeddings-window": HeadEmbeddings(retain=mn.Window(5)),
+        "adaptive_filter_attention-window": FilterAttention(retain=mn.Window(5, sinks=2)),
+        "neural_attention-per-head": zoo.neural_attention(per_head=True),
+        "agent_attention-no-conv": zoo.agent_attention(agents=2, conv=None),
+        "fanformer-delta": FourierInput(zoo.deltanet()),
         "untied": mn.ModelSpec(pattern=(zoo.deltanet(),), tied=False),
     }
     return {name: model_spec(spec) for name, spec in layers.items()}

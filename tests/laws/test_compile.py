@@ -41,6 +41,15 @@ LONG = [
     "rat",
     "memory_mosaics",
     "memory_mosaics-window",
+    "adaptive_filter_attention",
+    "agent_attention",
+    "dual_attention",
+    "dual_attention-relative",
+    "fan",
+    "fanformer",
+    "multi_head_embeddings",
+    "neural_attention",
+    "outeffhop",
 ]
 SLOW = [pytest.param(name, marks=pytest.mark.long) for name in LONG]
 

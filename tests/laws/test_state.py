@@ -26,7 +26,7 @@ from cases import (
 
 import mnemos as mn
 from mnemos.errors import StateError
-from mnemos.memory import AnyMemory, Declaration
+from mnemos.memory import AnyMemory, Declaration, Retain
 from mnemos.state import State
 
 
@@ -167,9 +167,9 @@ def test_spent_states_of_models(spec: mn.ModelSpec) -> None:
 
 
 def keeps_everything(declared: Any) -> bool:
-    """Whether a declaration holds a key-value memory without a bound."""
-    if isinstance(declared, mn.KVMemory):
-        return declared.retain.capacity is None
+    """Whether a declaration holds a retention without a bound."""
+    if isinstance(declared, Retain):
+        return declared.capacity is None
     if isinstance(declared, tuple):
         return any(keeps_everything(part) for part in declared)
     if not isinstance(declared, Declaration):
@@ -178,7 +178,9 @@ def keeps_everything(declared: Any) -> bool:
     return any(keeps_everything(getattr(declared, field.name)) for field in dataclasses.fields(declared))
 
 
-GROWING = [name for name, spec in MODELS.items() if name.startswith("rat") or keeps_everything(spec)]
+GROWING = [
+    name for name, spec in MODELS.items() if name.startswith(("rat", "dual_attention")) or keeps_everything(spec)
+]
 CONSTANT = [name for name in MODELS if name not in GROWING]
 
 

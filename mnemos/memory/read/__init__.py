@@ -1,10 +1,23 @@
 """How a key-value memory answers."""
 
+from mnemos.memory.read.adaptive_filter import AdaptiveFilter
 from mnemos.memory.read.base import Read
 from mnemos.memory.read.dynamic_mask import DynamicMask
 from mnemos.memory.read.landmark import Landmark
 from mnemos.memory.read.local_linear import LocalLinear
+from mnemos.memory.read.mlp_scores import MLPScores
 from mnemos.memory.read.relative import Relative
 from mnemos.memory.read.softmax import Softmax
+from mnemos.memory.read.softmax_one import SoftmaxOne
 
-__all__ = ["DynamicMask", "Landmark", "LocalLinear", "Read", "Relative", "Softmax"]
+__all__ = [
+    "AdaptiveFilter",
+    "DynamicMask",
+    "Landmark",
+    "LocalLinear",
+    "MLPScores",
+    "Read",
+    "Relative",
+    "Softmax",
+    "SoftmaxOne",
+]

@@ -11,7 +11,17 @@ from torch import Tensor
 
 from mnemos.memory.control import Controls
 from mnemos.memory.mask import Dilated, GridNeighborhood, Neighborhood, PowersOfTwo
-from mnemos.memory.read import DynamicMask, Landmark, LocalLinear, Read, Relative, Softmax
+from mnemos.memory.read import (
+    AdaptiveFilter,
+    DynamicMask,
+    Landmark,
+    LocalLinear,
+    MLPScores,
+    Read,
+    Relative,
+    Softmax,
+    SoftmaxOne,
+)
 
 Reads = Callable[[Any, Tensor, Tensor, Tensor, Tensor, Controls], tuple[Tensor, Tensor]]
 """(rule, q (K,), keys (N, K), values (N, V), lag (N,), controls of the query) -> answer (V,) and weights (N,). There
@@ -93,12 +103,53 @@ def _dynamic_mask(
     return weights @ values[:, :-1], weights
 
 
+def _softmax_one(
+    rule: SoftmaxOne, q: Tensor, keys: Tensor, values: Tensor, lag: Tensor, controls: Controls
+) -> tuple[Tensor, Tensor]:
+    scores = _scores(rule, q, keys)
+    most = max(0.0, float(scores.detach().max()))
+    weights = torch.exp(scores - most) / (math.exp(-most) + torch.exp(scores - most).sum())
+    return weights @ values, weights
+
+
+def _mlp_scores(
+    rule: MLPScores, q: Tensor, keys: Tensor, values: Tensor, lag: Tensor, controls: Controls
+) -> tuple[Tensor, Tensor]:
+    f = {"relu": torch.nn.functional.relu, "gelu": torch.nn.functional.gelu}[rule.activation]
+    matrix = controls["second_weight"].view(rule.hidden, len(q))
+    scores = []
+    for key in keys:
+        first = f(q + key + controls["first_bias"])
+        scores.append(controls["third_weight"] @ f(matrix @ first + controls["second_bias"]))
+    weights = torch.softmax(torch.stack(scores), 0)
+    return weights @ values, weights
+
+
+def _adaptive_filter(
+    rule: AdaptiveFilter, q: Tensor, keys: Tensor, values: Tensor, lag: Tensor, controls: Controls
+) -> tuple[Tensor, Tensor]:
+    """The observations carried to now, the density of a Student t distribution, the mean."""
+    damping, process, source, anchor, freedom, sharpness = (
+        controls[name] for name in ("damping", "process", "source", "anchor", "freedom", "sharpness")
+    )
+    shrunk = torch.exp(-damping * lag)
+    gained = process * (1 - shrunk**2) / (2 * damping) if damping.any() else process * lag
+    variance = gained + source * shrunk**2 + anchor
+    nu, size = freedom * len(q), len(q)
+    surprise = torch.log(1 + ((q - shrunk[:, None] * keys) ** 2).sum(1) / (nu * variance))
+    weights = torch.softmax(sharpness * (torch.log(1 / variance) - (nu + size) / size * surprise), 0)
+    return weights @ (shrunk[:, None] * values), weights
+
+
 READS: dict[type, Reads] = {
+    AdaptiveFilter: _adaptive_filter,
     DynamicMask: _dynamic_mask,
     Landmark: _landmark,
     LocalLinear: _local_linear,
+    MLPScores: _mlp_scores,
     Relative: _relative,
     Softmax: _softmax,
+    SoftmaxOne: _softmax_one,
 }
 
 
