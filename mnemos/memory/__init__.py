@@ -11,7 +11,20 @@ from mnemos.memory.log_linear import LogLinear
 from mnemos.memory.mask import Dilated, Mask, PowersOfTwo
 from mnemos.memory.objective import L2, AffineL2, Dot, Huber, Lp, Objective, RobustShift
 from mnemos.memory.read import LocalLinear, Read, Relative, Softmax
-from mnemos.memory.retain import ByPosition, Everything, HeavyHitters, LazyEviction, Policy, Retain, Window
+from mnemos.memory.retain import (
+    ByPosition,
+    Everything,
+    HeavyHitters,
+    KeyDifference,
+    KeyNorm,
+    LazyEviction,
+    LeastFrequentlyAttended,
+    LeastRecentlyAttended,
+    Policy,
+    Retain,
+    Sampled,
+    Window,
+)
 from mnemos.memory.retention import (
     DPLR,
     KL,
@@ -57,8 +70,12 @@ __all__ = [
     "Implicit",
     "KVMemory",
     "Keep",
+    "KeyDifference",
+    "KeyNorm",
     "LazyEviction",
     "Learner",
+    "LeastFrequentlyAttended",
+    "LeastRecentlyAttended",
     "LeastSquares",
     "LocalLinear",
     "LogLinear",
@@ -80,6 +97,7 @@ __all__ = [
     "Retain",
     "Retention",
     "RobustShift",
+    "Sampled",
     "Softmax",
     "Structure",
     "Window",
