@@ -5,24 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mnemos.execute.loop import Loop
 from mnemos.execute.request import Request
 from mnemos.memory import Controls, KVMemory, Policy
 from mnemos.memory.keeping import fold, over_group, unfold
-from mnemos.memory.places import observed, put_in_table
+from mnemos.memory.places import put_in_table
 from mnemos.memory.rotary import rotate
-from mnemos.state import State
+from mnemos.state import State, concatenate
+
+BLOCK = 64
+"""Queries at a time: so many rows of weights exist at once."""
 
 
 class BetweenEvictions:
     """Until the budget is full, and then from one eviction to the next, a policy keeps everything: such a stretch is
-    one dense attention. Only the statistics are brought up to date token by token, and the token that an eviction
-    belongs to is a step of its own."""
+    one dense attention, in blocks of queries. The token that an eviction belongs to is a step of its own."""
 
     name = "between evictions"
-    summary = "one dense attention from each eviction to the next, statistics token by token; exact"
+    summary = "dense attention from each eviction to the next, in blocks of queries; exact"
 
     def declines(self, memory: Any, request: Request) -> str | None:
         if not isinstance(memory, KVMemory) or not isinstance(memory.retain, Policy):
@@ -46,25 +49,44 @@ class BetweenEvictions:
         lengths: Tensor | None,
     ) -> tuple[Tensor, State]:
         count = state["count"]
-        if lengths is not None or torch.compiler.is_compiling() or bool((count != count[0]).any()):
-            return Loop().run(memory, q, k, v, controls, state, lengths)  # rows evict at different times
-        if not torch.is_grad_enabled():
-            state = state.clone()  # work in place; the caller keeps the state that was passed in
-        outputs, start, length = [], 0, q.shape[1]
-        while start < length:
-            filled = int((state["slot"][0, 0] > 0).sum())
-            number = min(undisturbed(memory.retain, filled, int(state["count"][0])), length - start)
-            stretch = slice(start, start + max(number, 1))
-            now = {name: value[:, stretch] for name, value in controls.items()}
-            if number > 1:
-                out, state = _stretch(memory, q[:, stretch], k[:, stretch], v[:, stretch], now, state)
-            else:
-                inputs = (x[:, start] for x in (q, k, v))
-                out, state = memory.advance(state, *inputs, {name: value[:, 0] for name, value in now.items()})
-                out = out[:, None]
-            outputs.append(out)
-            start = stretch.stop
-        return torch.cat(outputs, 1), state
+        if torch.compiler.is_compiling():  # how far a stretch goes depends on the state
+            return Loop().run(memory, q, k, v, controls, state, lengths)
+        if lengths is None and bool((count == count[0]).all()):
+            return _together(memory, q, k, v, controls, state)
+        outputs, states = [], []  # rows evict at different times
+        for row in range(q.shape[0]):
+            end = q.shape[1] if lengths is None else int(lengths[row])
+            here = [x[row : row + 1, :end] for x in (q, k, v, *controls.values())]
+            before = state._select(torch.tensor([row], device=q.device))
+            out, after = v.new_zeros(1, 0, q.shape[2], v.shape[-1]), before
+            if end:
+                out, after = _together(memory, *here[:3], dict(zip(controls, here[3:], strict=True)), before)
+            outputs.append(F.pad(out, (0, 0, 0, 0, 0, q.shape[1] - end)))
+            states.append(after)
+        return torch.cat(outputs), concatenate(states)
+
+
+def _together(
+    memory: KVMemory, q: Tensor, k: Tensor, v: Tensor, controls: Controls, state: State
+) -> tuple[Tensor, State]:
+    """Rows that have all seen as many tokens."""
+    if not torch.is_grad_enabled():
+        state = state.clone()  # work in place; the caller keeps the state that was passed in
+    outputs, start, length = [], 0, q.shape[1]
+    while start < length:
+        filled = int((state["slot"][0, 0] > 0).sum())
+        number = min(undisturbed(memory.retain, filled, int(state["count"][0])), length - start, BLOCK)
+        stretch = slice(start, start + max(number, 1))
+        now = {name: value[:, stretch] for name, value in controls.items()}
+        if number > 1:
+            out, state = _stretch(memory, q[:, stretch], k[:, stretch], v[:, stretch], now, state)
+        else:
+            inputs = (x[:, start] for x in (q, k, v))
+            out, state = memory.advance(state, *inputs, {name: value[:, 0] for name, value in now.items()})
+            out = out[:, None]
+        outputs.append(out)
+        start = stretch.stop
+    return torch.cat(outputs, 1), state
 
 
 def undisturbed(policy: Policy, filled: int, count: int) -> int:
@@ -100,17 +122,9 @@ def _stretch(
         folded["position"] = position[:, None].repeat(1, 1, group)
     out, weights = rule.respond(fold(q.to(dtype), heads), new["keys"], new["values"], seen_by_all, lag_of_all, folded)
 
-    after = new
-    for i, row in enumerate(over_group(policy, weights, number).unbind(2)):
-        then = new.successor(**new.entries | {"count": state["count"] + i + 1})
-        seen_now = observed(policy, then.successor(**then.entries | _statistics(policy, after)), row)
-        merged = {
-            name: torch.where(lag[:, :, i] >= 0, value, new[name])  # what is not written yet has nothing to tell
-            for name, value in _statistics(policy, seen_now).items()
-        }
-        after = after.successor(**after.entries | merged)
-    return unfold(out, number).to(out_dtype), after
-
-
-def _statistics(policy: Policy, state: State) -> dict[str, Tensor]:
-    return {f"statistic.{name}": state[f"statistic.{name}"] for name in policy.statistics}
+    if policy.statistics:
+        before = {name: new[f"statistic.{name}"].detach() for name in policy.statistics}
+        weights = over_group(policy, weights.detach(), number).to(before[policy.statistics[0]].dtype)
+        told = policy.observe_several(before, weights, new["slot"] - 1, asked)
+        new = new.successor(**new.entries | {f"statistic.{name}": told[name] for name in policy.statistics})
+    return unfold(out, number).to(out_dtype), new

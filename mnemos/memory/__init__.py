@@ -21,7 +21,20 @@ from mnemos.memory.read import (
     Softmax,
     SoftmaxOne,
 )
-from mnemos.memory.retain import ByPosition, Everything, HeavyHitters, LazyEviction, Policy, Retain, Window
+from mnemos.memory.retain import (
+    ByPosition,
+    Everything,
+    HeavyHitters,
+    KeyDifference,
+    KeyNorm,
+    LazyEviction,
+    LeastFrequentlyAttended,
+    LeastRecentlyAttended,
+    Policy,
+    Retain,
+    Sampled,
+    Window,
+)
 from mnemos.memory.retention import (
     DPLR,
     KL,
@@ -70,9 +83,13 @@ __all__ = [
     "Implicit",
     "KVMemory",
     "Keep",
+    "KeyDifference",
+    "KeyNorm",
     "Landmark",
     "LazyEviction",
     "Learner",
+    "LeastFrequentlyAttended",
+    "LeastRecentlyAttended",
     "LeastSquares",
     "LocalLinear",
     "LogLinear",
@@ -96,6 +113,7 @@ __all__ = [
     "Retain",
     "Retention",
     "RobustShift",
+    "Sampled",
     "Softmax",
     "SoftmaxOne",
     "Structure",

@@ -72,19 +72,30 @@ def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
 def evict(policy: Policy, state: State) -> State:
     """Each head's table down to the budget, in the rows where an eviction is due."""
     slot, count = state["slot"], state["count"]
-    filled, position = slot > 0, slot - 1
-    excess = (filled.sum(-1, keepdim=True) - policy.budget) * (count % policy.period == 0)[:, None, None]
+    excess = ((slot > 0).sum(-1, keepdim=True) - policy.budget) * (count % policy.period == 0)[:, None, None]
     if not torch.compiler.is_compiling() and not bool((excess > 0).any()):
         return state
-    now = (count - 1)[:, None, None]
+    gone = least_worthy(policy, state, excess, policy.period)
+    return state.successor(**state.entries | {"slot": torch.where(gone, 0, slot)})
+
+
+def least_worthy(policy: Policy, state: State, number: Tensor, most: int) -> Tensor:
+    """The `number` (B, H, 1) entries of each head that go first, of those that may: (B, H, N) bool. most: a bound of
+    `number`."""
+    slot, now = state["slot"], (state["count"] - 1)[:, None, None]
+    position = slot - 1
     statistics = {name: state[f"statistic.{name}"].detach() for name in policy.statistics}
     worth = policy.worth(statistics, position, now, state["keys"].detach())
-    kept = ~filled | (position < policy.sinks) | (position > now - policy.recent)
-    # The place of every entry in the order in which they go: by worth, the older one first; those that stay come last.
-    by_age = torch.where(kept, torch.iinfo(torch.int64).max, position).argsort(-1)
-    by_worth = worth.masked_fill(kept, torch.inf).gather(-1, by_age).argsort(dim=-1, stable=True)
-    rank = by_age.gather(-1, by_worth).argsort(-1)
-    return state.successor(**state.entries | {"slot": torch.where((rank < excess) & ~kept, 0, slot)})
+    stays = (slot == 0) | (position < policy.sinks) | (position > now - policy.recent)
+    worth, age = worth.masked_fill(stays, torch.inf), torch.where(stays, torch.iinfo(torch.int64).max, position)
+    if most == 1:  # the oldest of the least worthy
+        least = torch.where(worth == worth.amin(-1, keepdim=True), age, torch.iinfo(torch.int64).max)
+        first = least.argmin(-1, keepdim=True)
+    else:  # by worth, the older one first
+        by_age = age.argsort(-1)
+        first = by_age.gather(-1, worth.gather(-1, by_age).argsort(dim=-1, stable=True)[..., :most])
+    due = torch.arange(first.shape[-1], device=slot.device) < number
+    return torch.zeros_like(stays).scatter_(-1, first, due) & ~stays
 
 
 def observed(policy: Policy, state: State, weights: Tensor) -> State:

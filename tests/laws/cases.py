@@ -48,9 +48,13 @@ from mnemos.memory import (
     HeavyHitters,
     HigherOrder,
     Implicit,
+    KeyDifference,
+    KeyNorm,
     Landmark,
     LazyEviction,
     Learner,
+    LeastFrequentlyAttended,
+    LeastRecentlyAttended,
     LocalLinear,
     Mask,
     MiniBatch,
@@ -65,6 +69,7 @@ from mnemos.memory import (
     Relative,
     Retain,
     Retention,
+    Sampled,
     SoftmaxOne,
     Structure,
 )
@@ -125,6 +130,11 @@ VARIANTS: dict[type, list[Any]] = {
         LazyEviction(5, period=3, recent=2, threshold=0.15, preference=preference)
         for preference in ("printed", "described", None)
     ],
+    KeyDifference: [KeyDifference(5), KeyDifference(6, period=3, sinks=1, recent=2)],
+    KeyNorm: [KeyNorm(5, recent=2), KeyNorm(6, period=4, recent=2)],
+    LeastFrequentlyAttended: [LeastFrequentlyAttended(5, recent=2, threshold=0.15)],
+    LeastRecentlyAttended: [LeastRecentlyAttended(6, period=2, threshold=0.3)],
+    Sampled: [Sampled(5, recent=1, seed=7), Sampled(7, period=5, sinks=1, recent=2)],
     Dilated: [Dilated(2, gap=3)],
     Neighborhood: [Neighborhood(4, dilation=2, stride=3)],
     GridNeighborhood: [GridNeighborhood(5, rows=2, columns=2, row_dilation=2, column_dilation=2)],
@@ -293,8 +303,8 @@ class Inputs:
     """Random float64 inputs that `memory` can run on, and an initial state in the middle of its life.
 
     Decays of matrices lie in [0, 1], exact zeros and ones among them; those of networks in [0.8, 1], because their
-    normalisation makes tiny weights ill-conditioned. Keys have length 1. Values are narrower than keys wherever the
-    structure allows it, so that no transposition passes unseen.
+    normalisation makes tiny weights ill-conditioned. Keys have length 1, unless their length is what counts. Values are
+    narrower than keys wherever the structure allows it, so that no transposition passes unseen.
     """
 
     def __init__(self, memory: AnyMemory, time: int, batch: int = 2, heads: int = 2, group: int = 1, key_dim: int = 4):
@@ -302,7 +312,8 @@ class Inputs:
         self.value_dim = value_dim_for(memory, key_dim)
         self.q = torch.randn(batch, time, heads * group, key_dim, dtype=torch.float64)
         keys = torch.randn(batch, time, heads, memory.pairs, key_dim, dtype=torch.float64)
-        self.k = torch.nn.functional.normalize(keys, dim=-1).flatten(-2)
+        by_norm = isinstance(memory, mn.KVMemory) and isinstance(memory.retain, KeyNorm)
+        self.k = (keys if by_norm else torch.nn.functional.normalize(keys, dim=-1)).flatten(-2)
         self.v = torch.randn(batch, time, heads, memory.pairs * self.value_dim, dtype=torch.float64)
         self.v = 0.2 * self.v if steep(memory) else self.v
         self.controls = controls_for(memory, batch, time, heads, key_dim, self.value_dim, group)
@@ -499,8 +510,22 @@ def assert_equals_reference(inputs: Inputs, state: State, lengths: Tensor | None
 # Models: every entry of the zoo, small, and variants that take other paths.
 
 WIDTH, HEADS, VOCABULARY = 32, 2, 11
-SMALL: dict[str, Any] = {"window": 8, "chunk": 4, "segment": 8, "sinks": 2, "state_dim": 6, "gate_rank": 3, "rank": 3}
-SMALL |= {"entries": 5, "lags": 5, "block": 3, "agents": 3, "hidden": 2}
+SMALL: dict[str, Any] = {
+    "window": 8,
+    "chunk": 4,
+    "segment": 8,
+    "sinks": 2,
+    "state_dim": 6,
+    "gate_rank": 3,
+    "rank": 3,
+    "entries": 5,
+    "lags": 5,
+    "block": 3,
+    "agents": 3,
+    "hidden": 2,
+    "budget": 6,
+    "period": 3,
+}
 
 
 def small_options(build: Any) -> dict[str, Any]:

@@ -9,18 +9,27 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mnemos.memory.retain import HeavyHitters, LazyEviction, Policy
+from mnemos.memory.retain import (
+    HeavyHitters,
+    KeyDifference,
+    KeyNorm,
+    LazyEviction,
+    LeastFrequentlyAttended,
+    LeastRecentlyAttended,
+    Policy,
+    Sampled,
+)
 
 Notes = dict[str, float]
 
 
 class Literal(NamedTuple):
     """start(policy, now): the notes on a new entry. look(policy, notes, weight, now): after it was read with that
-    weight. worth(policy, notes, position, now, key)."""
+    weight. worth(policy, notes, position, now, keys), keys by position, turned."""
 
     start: Callable[[Any, int], Notes]
     look: Callable[[Any, Notes, float, int], Notes]
-    worth: Callable[[Any, Notes, int, int, Tensor], float]
+    worth: Callable[[Any, Notes, int, int, dict[int, Tensor]], float]
 
 
 def _sigmoid(x: float) -> float:
@@ -33,7 +42,7 @@ def _lazy_look(policy: LazyEviction, notes: Notes, weight: float, now: int) -> N
     return {"last": now, "gap": max(notes["gap"], now - notes["last"])}
 
 
-def _lazy_worth(policy: LazyEviction, notes: Notes, position: int, now: int, key: Tensor) -> float:
+def _lazy_worth(policy: LazyEviction, notes: Notes, position: int, now: int, keys: dict[int, Tensor]) -> float:
     silence, gap = now - notes["last"], notes["gap"]
     if gap == 0:
         return 1.0 if silence == 0 else 0.0
@@ -45,11 +54,52 @@ def _lazy_worth(policy: LazyEviction, notes: Notes, position: int, now: int, key
     return worth
 
 
+def _keeps_no_notes(policy: Policy, now: int) -> Notes:
+    return {}
+
+
+def _learns_nothing(policy: Policy, notes: Notes, weight: float, now: int) -> Notes:
+    return notes
+
+
+def _difference(policy: KeyDifference, notes: Notes, position: int, now: int, keys: dict[int, Tensor]) -> float:
+    def unit(key: Tensor) -> Tensor:
+        length = float(key.square().sum().sqrt())
+        return key / length if length else key
+
+    anchor = unit(torch.stack([unit(key) for key in keys.values()]).mean(0))
+    return -float(unit(keys[position]) @ anchor)
+
+
+def _hash(policy: Sampled, notes: Notes, position: int, now: int, keys: dict[int, Tensor]) -> float:
+    x = (position + policy.seed + 1) * 0x9E3779B1 % 2**32
+    x = (x ^ x // 2**15) * 0x85EBCA6B % 2**32
+    x = (x ^ x // 2**15) * 0x42B2AE35 % 2**32
+    return float(x ^ x // 2**16)
+
+
 POLICIES: dict[type, Literal] = {
+    KeyDifference: Literal(_keeps_no_notes, _learns_nothing, _difference),
+    KeyNorm: Literal(
+        _keeps_no_notes,
+        _learns_nothing,
+        lambda policy, notes, position, now, keys: -math.sqrt(float(keys[position].square().sum())),
+    ),
+    LeastFrequentlyAttended: Literal(
+        start=lambda policy, now: {"times": 0.0},
+        look=lambda policy, notes, weight, now: {"times": notes["times"] + (1 if weight > policy.threshold else 0)},
+        worth=lambda policy, notes, position, now, keys: notes["times"],
+    ),
+    LeastRecentlyAttended: Literal(
+        start=lambda policy, now: {"last": float(now)},
+        look=lambda policy, notes, weight, now: {"last": float(now)} if weight > policy.threshold else notes,
+        worth=lambda policy, notes, position, now, keys: notes["last"],
+    ),
+    Sampled: Literal(_keeps_no_notes, _learns_nothing, _hash),
     HeavyHitters: Literal(
         start=lambda policy, now: {"sum": 0.0},
         look=lambda policy, notes, weight, now: {"sum": policy.decay * notes["sum"] + weight},
-        worth=lambda policy, notes, position, now, key: notes["sum"],
+        worth=lambda policy, notes, position, now, keys: notes["sum"],
     ),
     LazyEviction: Literal(
         start=lambda policy, now: {"last": float(now), "gap": 0.0}, look=_lazy_look, worth=_lazy_worth
@@ -64,7 +114,7 @@ def survivors(policy: Policy, notes: dict[int, Notes], keys: dict[int, Tensor], 
         return kept
     literal = POLICIES[type(policy)]
     open_to = [p for p in kept if p >= policy.sinks and p <= now - policy.recent]
-    going = sorted(open_to, key=lambda p: (literal.worth(policy, notes[p], p, now, keys[p]), p))
+    going = sorted(open_to, key=lambda p: (literal.worth(policy, notes[p], p, now, keys), p))
     dropped = set(going[: max(len(kept) - policy.budget, 0)])
     return [p for p in kept if p not in dropped]
 

@@ -68,7 +68,8 @@ def _write(memory: KVMemory, kept: Kept, key: Tensor, value: Tensor, now: int) -
     kept.keys[now], kept.values[now] = key, value
     if isinstance(retain, Policy):
         kept.notes[now] = POLICIES[type(retain)].start(retain, now)
-        left = survivors(retain, kept.notes, kept.keys, now)
+        turned = {p: _turned(memory, stored.detach(), p) for p, stored in kept.keys.items()}
+        left = survivors(retain, kept.notes, turned, now)
     else:
         assert isinstance(retain, ByPosition)
         left = list(retain.kept(now + 1))

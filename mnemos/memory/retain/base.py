@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from mnemos.memory.declaration import Declaration, expect
@@ -66,9 +67,27 @@ class Policy(Retain):
         """The statistics (B, H, N) after the token at position `now` (B, 1, 1) has read with `weights` (B, H, N)."""
         return statistics
 
+    def observe_several(
+        self, statistics: Mapping[str, Tensor], weights: Tensor, position: Tensor, now: Tensor
+    ) -> Mapping[str, Tensor]:
+        """`observe` for n tokens one after the other, weights (B, H, n, N) at positions `now` (B, 1, n, 1). An entry
+        that a token does not see, or that is written later, has the weight 0 there. A policy may have a closed form."""
+        for i, row in enumerate(weights.unbind(2)):
+            told = self.observe(statistics, row, position, now[:, :, i])
+            written = position <= now[:, :, i]
+            statistics = {name: torch.where(written, told[name], statistics[name]) for name in self.statistics}
+        return statistics
+
     def worth(self, statistics: Mapping[str, Tensor], position: Tensor, now: Tensor, keys: Tensor) -> Tensor:
         """(B, H, N): the lowest are dropped first. keys (B, H, N, K); `position`, `now` as above."""
         raise NotImplementedError
+
+
+def latest(active: Tensor, before: Tensor, now: Tensor) -> Tensor:
+    """The last token at which each entry was active, up to each of n: active (B, H, n, N), before (B, H, N) and
+    `now` (B, 1, n, 1) -> (B, H, n, N)."""
+    times = torch.where(active, now.to(before.dtype), -torch.inf)
+    return torch.maximum(times.cummax(2).values, before[:, :, None])
 
 
 def check_policy(policy: Policy) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from mnemos.memory.declaration import expect
@@ -34,6 +35,14 @@ class HeavyHitters(Policy):
         self, statistics: Mapping[str, Tensor], weights: Tensor, position: Tensor, now: Tensor
     ) -> Mapping[str, Tensor]:
         return {"sum": self.decay * statistics["sum"] + weights}
+
+    def observe_several(
+        self, statistics: Mapping[str, Tensor], weights: Tensor, position: Tensor, now: Tensor
+    ) -> Mapping[str, Tensor]:
+        number = weights.shape[2]
+        ages = torch.arange(number, -1, -1, device=weights.device)
+        shares = torch.as_tensor(self.decay, dtype=weights.dtype, device=weights.device) ** ages
+        return {"sum": shares[0] * statistics["sum"] + shares[1:] @ weights}
 
     def worth(self, statistics: Mapping[str, Tensor], position: Tensor, now: Tensor, keys: Tensor) -> Tensor:
         return statistics["sum"]

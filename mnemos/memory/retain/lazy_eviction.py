@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mnemos.memory.declaration import expect
-from mnemos.memory.retain.base import Policy, check_policy
+from mnemos.memory.retain.base import Policy, check_policy, latest
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,15 @@ class LazyEviction(Policy):
             "last": torch.where(active, now.to(last.dtype), last),
             "gap": torch.where(active, torch.maximum(gap, now - last), gap),
         }
+
+    def observe_several(
+        self, statistics: Mapping[str, Tensor], weights: Tensor, position: Tensor, now: Tensor
+    ) -> Mapping[str, Tensor]:
+        active = weights > self.threshold
+        last = latest(active, statistics["last"], now)
+        before = torch.cat([statistics["last"][:, :, None], last[:, :, :-1]], 2)
+        gaps = torch.where(active, now - before, 0.0).amax(2)
+        return {"last": last[:, :, -1], "gap": torch.maximum(statistics["gap"], gaps)}
 
     def worth(self, statistics: Mapping[str, Tensor], position: Tensor, now: Tensor, keys: Tensor) -> Tensor:
         last, gap = statistics["last"], statistics["gap"]
