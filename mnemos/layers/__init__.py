@@ -22,7 +22,7 @@ from mnemos.layers.controls import (
 from mnemos.layers.coupled import Coupled, CoupledLayer
 from mnemos.layers.coupled_decays import CoupledDecay, LowerBounded, PrefixSoftmax
 from mnemos.layers.fast_forgetful import FastForgetful, FastForgetfulLayer
-from mnemos.layers.features import Elu, FeatureMap, Polynomial, Taylor, Unit
+from mnemos.layers.features import DPFP, Elu, FeatureMap, Polynomial, Taylor, Unit
 from mnemos.layers.gate_loop import GateLoop, GateLoopLayer
 from mnemos.layers.gated_convolution import GatedConvolution, GatedConvolutionLayer
 from mnemos.layers.gated_recurrence import GatedRecurrence, GatedRecurrenceLayer
@@ -33,11 +33,13 @@ from mnemos.layers.mixture import Mixture, MixtureLayer, balanced
 from mnemos.layers.persistent_memory import PersistentMemory, PersistentMemoryLayer
 from mnemos.layers.polarised import Polarised
 from mnemos.layers.recurrent_chunks import RecurrentChunks, RecurrentChunksLayer
+from mnemos.layers.segment_attention import SegmentAttention, SegmentAttentionLayer
 from mnemos.layers.state_space import StateSpace, StateSpaceLayer
 from mnemos.layers.time_mixing import TimeMixing, TimeMixingLayer
 from mnemos.layers.ttt import TTT, TTTLayer
 
 __all__ = [
+    "DPFP",
     "TTT",
     "AsContext",
     "AsGate",
@@ -87,6 +89,8 @@ __all__ = [
     "RecurrentChunks",
     "RecurrentChunksLayer",
     "RelativeTable",
+    "SegmentAttention",
+    "SegmentAttentionLayer",
     "Sigmoid",
     "Softplus",
     "StateSpace",

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from mnemos.errors import InvalidType
 from mnemos.layers import LayerDeclaration, LayerSpec
 from mnemos.memory import AnyMemory, Declaration
-from mnemos.memory.declaration import expect
+from mnemos.memory.declaration import expect, expect_kind
+from mnemos.models.segments import Segments
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class ModelSpec(Declaration):
     heads: per layer; None for one every 64 channels. vocabulary: number of token ids; 257 is bytes and an end of
     document. ffn: hidden width of the SwiGLU feed-forward over `width`; 0 for none. tied: the output layer shares
     the embedding's weights. scaled_embedding: embeddings are multiplied by sqrt(width). logit_cap: logits l become
-    cap tanh(l / cap); None leaves them.
+    cap tanh(l / cap); None leaves them. segments: what a segment of the sequence hands to the next one, for models that
+    read in segments, such as MemoryTokens(size=64); None for the others.
     """
 
     pattern: tuple[LayerDeclaration, ...]
@@ -30,6 +32,7 @@ class ModelSpec(Declaration):
     tied: bool = True
     scaled_embedding: bool = False
     logit_cap: float | None = None
+    segments: Segments | None = None
 
     def __post_init__(self) -> None:
         pattern = self.pattern if isinstance(self.pattern, list | tuple) else (self.pattern,)
@@ -57,6 +60,15 @@ class ModelSpec(Declaration):
             f"ModelSpec(logit_cap=) must be positive, or None for no cap; got {self.logit_cap}.",
         )
         expect(self.ffn >= 0, f"ModelSpec(ffn=) is a factor of at least 0; got {self.ffn}.")
+        if self.segments is not None:
+            expect_kind(self.segments, Segments, "ModelSpec(segments", "MemoryTokens(size=64)")
+            self.segments.check(self.pattern)
+
+    @property
+    def kept(self) -> str:
+        """What its layers keep, in a few words, and its segments."""
+        layers = ", then ".join(layer.kept for layer in self.pattern)
+        return layers if self.segments is None else f"{layers}; from segment to segment, {self.segments.kept}"
 
     @property
     def number_of_heads(self) -> int:

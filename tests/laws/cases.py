@@ -22,6 +22,7 @@ import mnemos as mn
 from mnemos.errors import InvalidValue
 from mnemos.execute import Request
 from mnemos.layers import (
+    DPFP,
     ContextualMemory,
     Direction,
     LowRankDecay,
@@ -481,7 +482,7 @@ def assert_equals_reference(inputs: Inputs, state: State, lengths: Tensor | None
 
 WIDTH, HEADS, VOCABULARY = 32, 2, 11
 SMALL: dict[str, Any] = {"window": 8, "chunk": 4, "segment": 8, "sinks": 2, "state_dim": 6, "gate_rank": 3, "rank": 3}
-SMALL |= {"entries": 5, "lags": 5}
+SMALL |= {"entries": 5, "lags": 5, "memory": 11, "tokens": 3}
 
 
 def small_options(build: Any) -> dict[str, Any]:
@@ -551,6 +552,12 @@ def variant_models() -> dict[str, mn.ModelSpec]:
             PersistentMemory(5),
             ContextualMemory(mn.KVMemory(read=LocalLinear(0.3, scale=1.0))),
         ],
+        "transformer_xl-short": zoo.transformer_xl(segment=5, memory=3),
+        "transformer_xl-segments": zoo.transformer_xl(segment=7, memory=0),
+        "lamemo-short": zoo.lamemo(segment=5, memory=3),
+        "rmt-none": zoo.rmt(segment=6, tokens=0),
+        "rmt-gated_deltanet": mn.ModelSpec(pattern=(zoo.gated_deltanet(),), segments=mn.models.MemoryTokens(6, 2)),
+        "deltanet-dpfp": zoo.deltanet().replace(keys=DPFP(2, unit=True)),
         "untied": mn.ModelSpec(pattern=(zoo.deltanet(),), tied=False),
     }
     return {name: model_spec(spec) for name, spec in layers.items()}

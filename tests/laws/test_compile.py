@@ -41,6 +41,9 @@ LONG = [
     "rat",
     "memory_mosaics",
     "memory_mosaics-window",
+    "transformer_xl",
+    "lamemo",
+    "rmt",
 ]
 SLOW = [pytest.param(name, marks=pytest.mark.long) for name in LONG]
 
