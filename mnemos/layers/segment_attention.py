@@ -112,7 +112,7 @@ class SegmentAttentionLayer(Layer):
         closed, last = (phase + new) // size, (count + new) % size
 
         def moved(name: str, tokens: Tensor) -> dict[str, Tensor]:
-            """`past` and `open` of inputs, answers or logarithms, from those of all segments, (B, segments * size, C)."""
+            """`past` and `open` of inputs, answers or logarithms, from those (B, T, C) of all segments."""
             whole = torch.cat([state["past" + name], tokens.to(state["past" + name].dtype)], 1)
             begin = closed * size
             past = _window(whole, begin, kept)

@@ -483,6 +483,7 @@ def assert_equals_reference(inputs: Inputs, state: State, lengths: Tensor | None
 WIDTH, HEADS, VOCABULARY = 32, 2, 11
 SMALL: dict[str, Any] = {"window": 8, "chunk": 4, "segment": 8, "sinks": 2, "state_dim": 6, "gate_rank": 3, "rank": 3}
 SMALL |= {"entries": 5, "lags": 5, "memory": 11, "tokens": 3}
+SMALL |= {"working": 3, "short": 4, "long": 5, "reminded": 2}
 
 
 def small_options(build: Any) -> dict[str, Any]:
@@ -555,6 +556,8 @@ def variant_models() -> dict[str, mn.ModelSpec]:
         "transformer_xl-short": zoo.transformer_xl(segment=5, memory=3),
         "transformer_xl-segments": zoo.transformer_xl(segment=7, memory=0),
         "lamemo-short": zoo.lamemo(segment=5, memory=3),
+        "armt-delta": zoo.armt(segment=6, tokens=2, key_dim=4, normalise=False),
+        "memoria-short": zoo.memoria(segment=3, working=2, short=3, long=4, reminded=2, depth=1, lifespan=3.0),
         "rmt-none": zoo.rmt(segment=6, tokens=0),
         "rmt-gated_deltanet": mn.ModelSpec(pattern=(zoo.gated_deltanet(),), segments=mn.models.MemoryTokens(6, 2)),
         "deltanet-dpfp": zoo.deltanet().replace(keys=DPFP(2, unit=True)),

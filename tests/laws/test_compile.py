@@ -44,6 +44,8 @@ LONG = [
     "transformer_xl",
     "lamemo",
     "rmt",
+    "armt",
+    "memoria",
 ]
 SLOW = [pytest.param(name, marks=pytest.mark.long) for name in LONG]
 
