@@ -61,7 +61,7 @@ class ModelSpec(Declaration):
         )
         expect(self.ffn >= 0, f"ModelSpec(ffn=) is a factor of at least 0; got {self.ffn}.")
         if self.segments is not None:
-            expect_kind(self.segments, Segments, "ModelSpec(segments", "MemoryTokens(size=64)")
+            expect_kind(self.segments, Segments, "segments", "MemoryTokens(size=64)")
             self.segments.check(self.pattern)
 
     @property

@@ -61,6 +61,7 @@ from mnemos.memory import (
 from mnemos.memory.log_linear import LogLinear
 from mnemos.memory.objective import Lp, RobustShift
 from mnemos.memory.retention import KL, Bregman, ElasticNet, ElasticNetDual, FDivergence, Lq
+from mnemos.models import MemoryTokens
 from mnemos.state import State
 
 CHUNK = 4
@@ -559,7 +560,7 @@ def variant_models() -> dict[str, mn.ModelSpec]:
         "armt-delta": zoo.armt(segment=6, tokens=2, key_dim=4, normalise=False),
         "memoria-short": zoo.memoria(segment=3, working=2, short=3, long=4, reminded=2, depth=1, lifespan=3.0),
         "rmt-none": zoo.rmt(segment=6, tokens=0),
-        "rmt-gated_deltanet": mn.ModelSpec(pattern=(zoo.gated_deltanet(),), segments=mn.models.MemoryTokens(6, 2)),
+        "rmt-gated_deltanet": mn.ModelSpec(pattern=(zoo.gated_deltanet(),), segments=MemoryTokens(6, 2)),
         "deltanet-dpfp": zoo.deltanet().replace(keys=DPFP(2, unit=True)),
         "untied": mn.ModelSpec(pattern=(zoo.deltanet(),), tied=False),
     }

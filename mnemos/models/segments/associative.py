@@ -140,19 +140,15 @@ class _Normalised(_Associations):
 
     def read(self, x: Tensor, state: State) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            return _answer(self.features(_wide(_project(self.query, x))), state["matrix"], state["normaliser"])
+            return answer(self.features(_wide(_project(self.query, x))), state["matrix"], state["normaliser"])
 
     def write(self, o: Tensor, state: State, ends: Tensor) -> State:
-        matrix, z = state["matrix"], state["normaliser"]
         with torch.autocast(o.device.type, enabled=False):
-            k, v, b = self.pairs(o.to(self.key.weight.dtype))
-            known = (k @ z[..., None])[..., 0] + EPSILON
-            news = (1 - known / (k.square().sum(-1) + EPSILON)).clamp(0, 1).detach()
-            first = (z == 0).all(-1, keepdim=True)
-            news = torch.where(first, 1.0, news)
-            change = torch.einsum("bn,bnk,bnv->bkv", b, k, v - _answer(k, matrix, z))
-            after = {"matrix": matrix + change, "normaliser": z + (news[..., None] * k).sum(1)}
-        return state.successor(**{name: with_rows(ends, new, state[name]) for name, new in after.items()})
+            pairs = self.pairs(o.to(self.key.weight.dtype))
+            matrix, normaliser = associate(*pairs, state["matrix"], state["normaliser"])
+        return state.successor(
+            matrix=with_rows(ends, matrix, state["matrix"]), normaliser=with_rows(ends, normaliser, state["normaliser"])
+        )
 
 
 class _DeltaRule(_Associations):
@@ -177,9 +173,21 @@ class _DeltaRule(_Associations):
             return run_rows(self.memory, k, k, v, {"rate": b}, state, self.spec.count * ends.long())[1]
 
 
-def _answer(q: Tensor, matrix: Tensor, z: Tensor) -> Tensor:
-    """q^T A / (q . z + e), (B, n, width), for q (B, n, D)."""
-    return (q @ matrix) / (q @ z[..., None] + EPSILON)
+def answer(q: Tensor, matrix: Tensor, normaliser: Tensor, epsilon: float = EPSILON) -> Tensor:
+    """q^T A / (q . z + epsilon), (B, n, V), for q (B, n, D), A (B, D, V) and z (B, D)."""
+    return (q @ matrix) / (q @ normaliser[..., None] + epsilon)
+
+
+def associate(
+    k: Tensor, v: Tensor, b: Tensor, matrix: Tensor, normaliser: Tensor, epsilon: float = EPSILON
+) -> tuple[Tensor, Tensor]:
+    """A and z after pairs k (B, n, D), v (B, n, V) were written at rates b (B, n), all at once (see `Associative`)."""
+    known = (k @ normaliser[..., None])[..., 0] + epsilon
+    news = (1 - known / (k.square().sum(-1) + epsilon)).clamp(0, 1).detach()
+    first = (normaliser == 0).all(-1, keepdim=True)
+    news = torch.where(first, 1.0, news)
+    change = torch.einsum("bn,bnk,bnv->bkv", b, k, v - answer(k, matrix, normaliser, epsilon))
+    return matrix + change, normaliser + (news[..., None] * k).sum(1)
 
 
 def _project(linear: nn.Linear, x: Tensor) -> Tensor:

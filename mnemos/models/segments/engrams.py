@@ -111,7 +111,7 @@ class CarriedEngrams(Carried):
         rows, memory = opens & state["begun"], state.child("memory")
         working = self.abstract(state["past"].to(self.abstract.questions.dtype))
         with torch.no_grad():
-            store = remind(self.spec, born(self.spec, dict(memory.entries), working))
+            store = remind(self.spec, born(self.spec, _store(memory), working))
             place = store["recalled"]
             vectors = _take(store["vectors"], place.clamp(min=0)) * (place >= 0)[..., None]
         new = {n: with_rows(rows, x, memory[n]) for n, x in store.items()}
@@ -144,7 +144,7 @@ class CarriedEngrams(Carried):
         }
         if torch.compiler.is_compiling() or bool(ends.any()):
             share = memory["used"] / (self.size * self.heads * self.depth)
-            older = aged(self.spec, dict(memory.entries), share)
+            older = aged(self.spec, _store(memory), share)
             entries["memory"] = memory.successor(**{n: with_rows(ends, x, memory[n]) for n, x in older.items()})
             for name in ("working", "recalled"):
                 entries[name] = with_rows(ends, torch.zeros_like(state[name]), state[name])
@@ -242,7 +242,7 @@ def nearness(vectors: Tensor, working: Tensor) -> Tensor:
 
 
 def best(score: Tensor, among: Tensor, count: int) -> Tensor:
-    """Places (B, count) of the highest scores `among` these (B, N), the oldest first in a tie; -1 where there are fewer."""
+    """Places (B, count) of the highest scores `among` these (B, N), the older first in a tie; -1 if there are fewer."""
     order = score.masked_fill(~among, -torch.inf).argsort(dim=-1, descending=True, stable=True)[:, :count]
     order = torch.nn.functional.pad(order, (0, count - order.shape[1]), value=0)
     rank = torch.arange(count, device=score.device)
@@ -298,6 +298,10 @@ def aged(spec: Engrams, store: Store, share: Tensor) -> Store:
         "recalled": torch.full_like(recalled, -1),
         "used": torch.zeros_like(store["used"]),
     }
+
+
+def _store(memory: State) -> Store:
+    return {name: memory[name] for name in memory.fresh}
 
 
 def _take(vectors: Tensor, places: Tensor) -> Tensor:
