@@ -26,7 +26,7 @@ from mnemos.layers.coupled import Coupled, CoupledLayer
 from mnemos.layers.coupled_decays import CoupledDecay, LowerBounded, PrefixSoftmax
 from mnemos.layers.dual_attention import DualAttention, DualAttentionLayer
 from mnemos.layers.fast_forgetful import FastForgetful, FastForgetfulLayer
-from mnemos.layers.features import Elu, FeatureMap, Polynomial, Taylor, Unit
+from mnemos.layers.features import DPFP, Elu, FeatureMap, Polynomial, Taylor, Unit
 from mnemos.layers.fewer_heads import with_kv_heads
 from mnemos.layers.filter_attention import FilterAttention, FilterAttentionLayer
 from mnemos.layers.fourier import FourierFeatures, FourierInput, FourierInputLayer
@@ -41,11 +41,13 @@ from mnemos.layers.mixture import Mixture, MixtureLayer, balanced
 from mnemos.layers.persistent_memory import PersistentMemory, PersistentMemoryLayer
 from mnemos.layers.polarised import Polarised
 from mnemos.layers.recurrent_chunks import RecurrentChunks, RecurrentChunksLayer
+from mnemos.layers.segment_attention import SegmentAttention, SegmentAttentionLayer
 from mnemos.layers.state_space import StateSpace, StateSpaceLayer
 from mnemos.layers.time_mixing import TimeMixing, TimeMixingLayer
 from mnemos.layers.ttt import TTT, TTTLayer
 
 __all__ = [
+    "DPFP",
     "TTT",
     "Agents",
     "AgentsLayer",
@@ -107,6 +109,8 @@ __all__ = [
     "RecurrentChunks",
     "RecurrentChunksLayer",
     "RelativeTable",
+    "SegmentAttention",
+    "SegmentAttentionLayer",
     "Sigmoid",
     "Softplus",
     "StateSpace",

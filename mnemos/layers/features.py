@@ -43,6 +43,29 @@ class Elu(FeatureMap):
 
 
 @dataclass(frozen=True)
+class DPFP(FeatureMap):
+    """r_i r_(i-j) for j = 1 ... order, with r = [relu(x); relu(-x)] and i - j counted round its 2 d channels: the
+    deterministic parameter-free projection (arXiv 2102.11174, eq. 37), d channels become 2 d order.
+
+    The features are at least 0 and mostly 0. unit: they are scaled to length 1.
+    """
+
+    order: int = 3
+    unit: bool = False
+
+    def __post_init__(self) -> None:
+        expect(self.order >= 1, f"DPFP(order=) is a number of shifts of at least 1; got {self.order}.")
+
+    def width(self, key_dim: int) -> int:
+        return 2 * self.order * key_dim
+
+    def __call__(self, x: Tensor) -> Tensor:
+        r = torch.cat([F.relu(x), F.relu(-x)], -1)
+        features = torch.cat([r * r.roll(j, -1) for j in range(1, self.order + 1)], -1)
+        return F.normalize(features, dim=-1) if self.unit else features
+
+
+@dataclass(frozen=True)
 class Taylor(FeatureMap):
     """f(q) . f(k) = 1 + a + a^2/2, a = q . k / sqrt(d): the softmax kernel exp(a) to second order (Based, arXiv
     2402.18668).

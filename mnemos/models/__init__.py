@@ -3,6 +3,18 @@
 from mnemos.models.generation import generate, stream
 from mnemos.models.hybrid import hybrid
 from mnemos.models.language_model import LanguageModel
+from mnemos.models.segments import Associative, Engrams, LookAhead, MemoryTokens, Segments
 from mnemos.models.spec import ModelSpec
 
-__all__ = ["LanguageModel", "ModelSpec", "generate", "hybrid", "stream"]
+__all__ = [
+    "Associative",
+    "Engrams",
+    "LanguageModel",
+    "LookAhead",
+    "MemoryTokens",
+    "ModelSpec",
+    "Segments",
+    "generate",
+    "hybrid",
+    "stream",
+]

@@ -13,6 +13,7 @@ from mnemos.layers.norm import RMSNorm
 from mnemos.lowering import Failures, checked_over_documents
 from mnemos.lowering.plan import readable
 from mnemos.memory.declaration import expect, expect_kind
+from mnemos.models.segments import in_segments
 from mnemos.models.spec import ModelSpec
 from mnemos.state import Owner, State, expect_state, over_documents
 from mnemos.state.documents import check_flags
@@ -57,11 +58,19 @@ class Block(nn.Module):
         self.ffn = FEED_FORWARD[feed_forward](width, hidden) if hidden else None
 
     def forward(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
+        x, state = self.mix(x, state, lengths)
+        return self.feed(x), state
+
+    def mix(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
+        """The first half: x + layer(norm(x))."""
         y, state = self.layer.rows(self.norm(x), state, lengths)
-        x = x + y
+        return x + y, state
+
+    def feed(self, x: Tensor) -> Tensor:
+        """The second half: x + ffn(norm(x))."""
         if self.ffn is not None and self.ffn_norm is not None:
             x = x + self.ffn(self.ffn_norm(x))
-        return x, state
+        return x
 
 
 class LanguageModel(nn.Module):
@@ -83,6 +92,9 @@ class LanguageModel(nn.Module):
         sizes = (spec.width, spec.number_of_heads, hidden, spec.feed_forward)
         self.blocks = nn.ModuleList(Block(layer, *sizes) for layer in spec.layers)
         self.norm = RMSNorm(spec.width)
+        self.carried = (
+            None if spec.segments is None else spec.segments.build(spec.width, spec.number_of_heads, spec.layers)
+        )
         self.head = None if spec.tied else nn.Linear(spec.width, spec.vocabulary, bias=False)
         for name, parameter in self.named_parameters():
             if name.endswith(
@@ -99,8 +111,10 @@ class LanguageModel(nn.Module):
         """A state for `batch` rows that have seen nothing."""
         if not isinstance(batch, int) or batch < 0:
             raise InvalidValue(f"init_state takes a number of rows; got {batch!r}.")
-        layers = {str(i): layer.fresh_state() for i, layer in enumerate(self.layers())}
-        return State(self.owner, layers).expand(batch)
+        parts = {str(i): layer.fresh_state() for i, layer in enumerate(self.layers())}
+        if self.carried is not None:
+            parts["segments"] = self.carried.fresh_state(self.embedding.weight)
+        return State(self.owner, parts).expand(batch)
 
     def layers(self) -> list[Layer]:
         """The memory layer of every block, from the bottom up."""
@@ -165,18 +179,30 @@ class LanguageModel(nn.Module):
         x = self.embedding(tokens)
         if self.spec.scaled_embedding:
             x = x * self.spec.width**0.5
-        after: dict[str, Tensor | State] = {}
-        for i, block in enumerate(self.blocks):
+        layers, after = [state.child(str(i)) for i in range(len(self.blocks))], {}
+
+        def note(i: int, y: Tensor) -> None:
             if failures is not None:
-                failures.layer = i
-            x, after[str(i)] = block(x, state.child(str(i)), lengths)
-            if failures is not None:
-                failures.output(x)
+                failures.output(y)
+                failures.layer = i + 1
+
+        if failures is not None:
+            failures.layer = 0
+        if self.carried is None:
+            for i, block in enumerate(self.blocks):
+                x, layers[i] = block(x, layers[i], lengths)
+                note(i, x)
+            x = self.norm(x)
+        else:
+            blocks, carried = list(self.blocks), state.child("segments")
+            x, layers, after["segments"] = in_segments(
+                blocks, self.norm, self.carried, x, layers, carried, lengths, note
+            )
         weight = self.embedding.weight if self.head is None else self.head.weight
-        logits, cap = F.linear(self.norm(x), weight), self.spec.logit_cap
+        logits, cap = F.linear(x, weight), self.spec.logit_cap
         if cap is not None:
             logits = cap * torch.tanh(logits / cap)
-        return logits, state.successor(**after)
+        return logits, state.successor(**{str(i): layer for i, layer in enumerate(layers)}, **after)
 
     def _check_tokens(self, tokens: Tensor) -> None:
         if not isinstance(tokens, Tensor) or tokens.dtype != torch.int64:
@@ -200,8 +226,12 @@ class LanguageModel(nn.Module):
             f"the number of tokens must be a whole number of at least 1; got {context!r}.",
         )
         dense = sum(p.numel() for name, p in self.blocks.named_parameters() if ".ffn." in name)
-        dense += self.spec.vocabulary * self.spec.width
-        return 2.0 * dense + sum(layer.flops(context) for layer in self.layers()) / context
+        output = 2.0 * self.spec.vocabulary * self.spec.width
+        if self.carried is None:
+            return output + 2.0 * dense + sum(layer.flops(context) for layer in self.layers()) / context
+        layers = sum(self.carried.layer_flops(layer.flops, context) for layer in self.layers())
+        fed = context + self.carried.further_tokens(context)
+        return output + (2.0 * dense * fed + layers + self.carried.flops(context)) / context
 
     def state_bytes(self, context: int = 0) -> int:
         """Bytes of one row's state after `context` tokens; constant unless a layer keeps everything."""
@@ -217,6 +247,8 @@ class LanguageModel(nn.Module):
             f"{self.parameters_count():,} parameters, {self.spec.depth} blocks of width {self.spec.width}; "
             f"{readable(self.flops_per_token(length), 1000, 'FLOP')} a token forward"
         ]
+        if self.carried is not None:
+            lines += ["", self.carried.explain()]
         seen: set[LayerDeclaration] = set()
         for layer, spec in zip(self.layers(), self.spec.layers, strict=True):
             if spec not in seen:

@@ -8,7 +8,8 @@ from typing import Literal
 from mnemos.errors import InvalidType
 from mnemos.layers import LayerDeclaration, LayerSpec
 from mnemos.memory import AnyMemory, Declaration
-from mnemos.memory.declaration import expect
+from mnemos.memory.declaration import expect, expect_kind
+from mnemos.models.segments import Segments
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class ModelSpec(Declaration):
     W_2 x), or "fan", W_2 [cos, sin, gelu](W_1 x), a quarter of it cosines and a quarter sines (arXiv 2410.02675).
     tied: the output layer shares
     the embedding's weights. scaled_embedding: embeddings are multiplied by sqrt(width). logit_cap: logits l become
-    cap tanh(l / cap); None leaves them.
+    cap tanh(l / cap); None leaves them. segments: what a segment of the sequence hands to the next one, for models that
+    read in segments, such as MemoryTokens(size=64); None for the others.
     """
 
     pattern: tuple[LayerDeclaration, ...]
@@ -34,6 +36,7 @@ class ModelSpec(Declaration):
     scaled_embedding: bool = False
     logit_cap: float | None = None
     feed_forward: Literal["swiglu", "fan"] = "swiglu"
+    segments: Segments | None = None
 
     def __post_init__(self) -> None:
         pattern = self.pattern if isinstance(self.pattern, list | tuple) else (self.pattern,)
@@ -65,6 +68,15 @@ class ModelSpec(Declaration):
             self.feed_forward in ("swiglu", "fan"),
             f'ModelSpec(feed_forward=) is "swiglu" or "fan"; got {self.feed_forward!r}.',
         )
+        if self.segments is not None:
+            expect_kind(self.segments, Segments, "segments", "MemoryTokens(size=64)")
+            self.segments.check(self.pattern)
+
+    @property
+    def kept(self) -> str:
+        """What its layers keep, in a few words, and its segments."""
+        layers = ", then ".join(layer.kept for layer in self.pattern)
+        return layers if self.segments is None else f"{layers}; from segment to segment, {self.segments.kept}"
 
     @property
     def number_of_heads(self) -> int:

@@ -85,8 +85,6 @@ def table() -> str:
     rows = ["| system | kind | what it keeps | paper |", "| --- | --- | --- | --- |"]
     for found in entries().values():
         spec = found.build()
-        layers = (spec,) if isinstance(spec, LayerDeclaration) else spec.pattern
-        kept = ", then ".join(layer.kept for layer in layers)
         paper = f"[{found.title}](https://arxiv.org/abs/{found.arxiv}) ({found.year})"
-        rows.append(f"| `{found.name}` | {found.kind} | {kept} | {paper} |")
+        rows.append(f"| `{found.name}` | {found.kind} | {spec.kept} | {paper} |")
     return "\n".join(rows) + "\n"

@@ -22,6 +22,7 @@ import mnemos as mn
 from mnemos.errors import InvalidValue
 from mnemos.execute import Request
 from mnemos.layers import (
+    DPFP,
     ContextualMemory,
     Direction,
     DualAttention,
@@ -76,6 +77,7 @@ from mnemos.memory import (
 from mnemos.memory.log_linear import LogLinear
 from mnemos.memory.objective import Lp, RobustShift
 from mnemos.memory.retention import KL, Bregman, ElasticNet, ElasticNetDual, FDivergence, Lq
+from mnemos.models import MemoryTokens
 from mnemos.state import State
 
 CHUNK = 4
@@ -525,6 +527,12 @@ SMALL: dict[str, Any] = {
     "hidden": 2,
     "budget": 6,
     "period": 3,
+    "memory": 11,
+    "tokens": 3,
+    "working": 3,
+    "short": 4,
+    "long": 5,
+    "reminded": 2,
 }
 
 
@@ -608,6 +616,14 @@ def variant_models() -> dict[str, mn.ModelSpec]:
         "neural_attention-per-head": zoo.neural_attention(per_head=True),
         "agent_attention-no-conv": zoo.agent_attention(agents=2, conv=None),
         "fanformer-delta": FourierInput(zoo.deltanet()),
+        "transformer_xl-short": zoo.transformer_xl(segment=5, memory=3),
+        "transformer_xl-segments": zoo.transformer_xl(segment=7, memory=0),
+        "lamemo-short": zoo.lamemo(segment=5, memory=3),
+        "armt-delta": zoo.armt(segment=6, tokens=2, key_dim=4, normalise=False),
+        "memoria-short": zoo.memoria(segment=3, working=2, short=3, long=4, reminded=2, depth=1, lifespan=3.0),
+        "rmt-none": zoo.rmt(segment=6, tokens=0),
+        "rmt-gated_deltanet": mn.ModelSpec(pattern=(zoo.gated_deltanet(),), segments=MemoryTokens(6, 2)),
+        "deltanet-dpfp": zoo.deltanet().replace(keys=DPFP(2, unit=True)),
         "untied": mn.ModelSpec(pattern=(zoo.deltanet(),), tied=False),
     }
     return {name: model_spec(spec) for name, spec in layers.items()}

@@ -50,6 +50,11 @@ LONG = [
     "multi_head_embeddings",
     "neural_attention",
     "outeffhop",
+    "transformer_xl",
+    "lamemo",
+    "rmt",
+    "armt",
+    "memoria",
 ]
 SLOW = [pytest.param(name, marks=pytest.mark.long) for name in LONG]
 
