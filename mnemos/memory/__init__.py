@@ -3,6 +3,8 @@
 from mnemos.memory.base import AnyMemory
 from mnemos.memory.control import Control, Controls
 from mnemos.memory.declaration import Declaration, from_json
+from mnemos.memory.episode import Address, Boundary, Every, MeanKey, Recall, Representatives, Summary, Surprise
+from mnemos.memory.episodic import EpisodicMemory
 from mnemos.memory.higher_order import HigherOrder
 from mnemos.memory.keeping import KVMemory
 from mnemos.memory.learner import GD, Chunk, Implicit, Learner, LeastSquares, MiniBatch, Omega
@@ -35,9 +37,11 @@ __all__ = [
     "KL",
     "L2",
     "MLP",
+    "Address",
     "AffineL2",
     "AnyMemory",
     "Append",
+    "Boundary",
     "Bregman",
     "ByPosition",
     "Chunk",
@@ -49,6 +53,8 @@ __all__ = [
     "Dot",
     "ElasticNet",
     "ElasticNetDual",
+    "EpisodicMemory",
+    "Every",
     "Everything",
     "FDivergence",
     "HeavyHitters",
@@ -66,6 +72,7 @@ __all__ = [
     "Lq",
     "Mask",
     "Matrix",
+    "MeanKey",
     "Memory",
     "MiniBatch",
     "Mirror",
@@ -76,12 +83,16 @@ __all__ = [
     "Policy",
     "PowersOfTwo",
     "Read",
+    "Recall",
     "Relative",
+    "Representatives",
     "Retain",
     "Retention",
     "RobustShift",
     "Softmax",
     "Structure",
+    "Summary",
+    "Surprise",
     "Window",
     "from_json",
 ]

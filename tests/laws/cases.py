@@ -35,9 +35,12 @@ from mnemos.layers import (
 )
 from mnemos.lowering import candidates, run_rows
 from mnemos.memory import (
+    Address,
     AnyMemory,
     Declaration,
     Dilated,
+    EpisodicMemory,
+    Every,
     HeavyHitters,
     HigherOrder,
     Implicit,
@@ -45,6 +48,7 @@ from mnemos.memory import (
     Learner,
     LocalLinear,
     Mask,
+    MeanKey,
     MiniBatch,
     NormedMLP,
     Objective,
@@ -52,10 +56,13 @@ from mnemos.memory import (
     OrthogonalSlots,
     PowersOfTwo,
     Read,
+    Recall,
     Relative,
+    Representatives,
     Retain,
     Retention,
     Structure,
+    Surprise,
 )
 from mnemos.memory.log_linear import LogLinear
 from mnemos.memory.objective import Lp, RobustShift
@@ -194,6 +201,32 @@ LOG_LINEAR: list[LogLinear] = [
 ]
 """Levels that run out at once, within a chunk, and not at all."""
 
+EPISODIC: list[EpisodicMemory] = [
+    EpisodicMemory(Every(2), Address(), Recall(2), together=False),
+    EpisodicMemory(Every(3), MeanKey(), Recall(1, 1), together=False, scale=0.7, keep=2),
+    EpisodicMemory(Every(2), MeanKey(), Recall(2), window=3, rotary=100.0, keep=3),
+    EpisodicMemory(Every(1), Address(), Recall(2, 2), sinks=2),
+    EpisodicMemory(
+        Surprise(0.2, span=5, shortest=2, longest=4),
+        Representatives(2),
+        Recall(4, 3, "tokens"),
+        window=3,
+        sinks=1,
+        rotary=100.0,
+    ),
+    EpisodicMemory(
+        Surprise(0.0, span=4, shortest=1, longest=3, of="control", refine="modularity"),
+        Representatives(1),
+        Recall(1, 1),
+        window=2,
+        rotary=100.0,
+    ),
+    EpisodicMemory(
+        Surprise(-0.5, span=3, shortest=2, longest=5, refine="conductance"), MeanKey(), Recall(1), sinks=1, keep=1
+    ),
+]
+"""Every part, with and without what lies around episodes."""
+
 
 def facets(memory: AnyMemory) -> tuple[Any, ...]:
     """What a memory consists of."""
@@ -203,6 +236,8 @@ def facets(memory: AnyMemory) -> tuple[Any, ...]:
         return (memory.form, memory.decay)
     if isinstance(memory, LogLinear):
         return (memory.memory, memory.levels)
+    if isinstance(memory, EpisodicMemory):
+        return (memory,)
     assert isinstance(memory, mn.KVMemory)
     return (memory.retain, memory.read_rule)
 
@@ -252,7 +287,7 @@ CORE: list[mn.Memory] = covering(core(), 3)
 LEARNING: list[mn.Memory] = list(dict.fromkeys([*CORE, *covering(every_combination(), 2)]))
 """The core, and so many of all legal combinations of all choices that any two choices that go together occur."""
 
-MEMORIES: list[AnyMemory] = [*LEARNING, *ODD, *KEEPING, *HIGHER, *LOG_LINEAR]
+MEMORIES: list[AnyMemory] = [*LEARNING, *ODD, *KEEPING, *HIGHER, *LOG_LINEAR, *EPISODIC]
 
 SOME: list[AnyMemory] = list(dict.fromkeys([*covering(core(), 2), *covering(MEMORIES, 1)]))
 """Few: any two choices of the core, and every choice there is."""

@@ -26,7 +26,7 @@ from cases import (
 
 import mnemos as mn
 from mnemos.errors import StateError
-from mnemos.memory import AnyMemory, Declaration
+from mnemos.memory import AnyMemory, Declaration, EpisodicMemory
 from mnemos.state import State
 
 
@@ -75,7 +75,7 @@ def test_steps_spend_their_state_with_gradients_off_only(memory: AnyMemory) -> N
     inputs = Inputs(memory, 2)
     _, k, v, controls = inputs.at(0)
     controls = {c.name: controls[c.name] for c in memory.write_controls}
-    grows = isinstance(memory, mn.KVMemory) and memory.retain.capacity is None
+    grows = keeps_everything(memory)
     for grad in (True, False):
         state = inputs.lived()
         held = {name: x.clone() for name, x in content(state).items()}
@@ -167,9 +167,11 @@ def test_spent_states_of_models(spec: mn.ModelSpec) -> None:
 
 
 def keeps_everything(declared: Any) -> bool:
-    """Whether a declaration holds a key-value memory without a bound."""
+    """Whether a declaration holds a memory of entries without a bound."""
     if isinstance(declared, mn.KVMemory):
         return declared.retain.capacity is None
+    if isinstance(declared, EpisodicMemory):
+        return declared.capacity is None
     if isinstance(declared, tuple):
         return any(keeps_everything(part) for part in declared)
     if not isinstance(declared, Declaration):
