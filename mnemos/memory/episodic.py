@@ -398,18 +398,17 @@ def find(
     """What queries `asked` (B, n, H, K) at `position`, within the episodes `current` (B, n), find."""
     recall, heads, width = memory.recall, asked.shape[2], asked.shape[3]
     number = table.base + torch.arange(table.size.shape[1], device=asked.device)  # (B, E)
-    exists = table.size > 0
-    exists = exists & (number > table.base)
+    exists = (table.size > 0) & (number > table.base)
     here, now = current[..., None], position[..., None]
-    far = exists[:, None] & (number[:, None] <= here - memory.settling)
+    far = finished = exists[:, None] & (number[:, None] <= here - memory.settling)
     if memory.window:
         far = far & (table.last[:, None] <= now - memory.window)
     readable = far if memory.keep is None else far & (number[:, None] >= here - memory.keep)
     match = asked.to(table.summary.dtype).flatten(2) @ table.summary.flatten(2).mT / math.sqrt(heads * width)
     found = recall.choose(match, readable, table.size)
-    read, stamps = found, queued[:, None].expand_as(table.size[:, None].expand_as(found))
+    read, stamps = found, queued[:, None].expand_as(found)
     if recall.contiguous:
-        stamps = recall.queue(found, exists, position, queued)
+        stamps = recall.queue(found, finished, position, queued)
         read = found | recall.neighbours(stamps, found, readable, table.size)
     weights = match if memory.together else masked_softmax(match, read)
     return Found(read, far, weights, stamps)

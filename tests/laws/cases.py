@@ -516,7 +516,7 @@ def assert_equals_reference(inputs: Inputs, state: State, lengths: Tensor | None
 
 WIDTH, HEADS, VOCABULARY = 32, 2, 11
 SMALL: dict[str, Any] = {"window": 8, "chunk": 4, "segment": 8, "sinks": 2, "state_dim": 6, "gate_rank": 3, "rank": 3}
-SMALL |= {"entries": 5, "lags": 5}
+SMALL |= {"entries": 5, "lags": 5, "chosen": 2, "similar": 4, "contiguous": 3}
 
 
 def small_options(build: Any) -> dict[str, Any]:
@@ -586,6 +586,8 @@ def variant_models() -> dict[str, mn.ModelSpec]:
             PersistentMemory(5),
             ContextualMemory(mn.KVMemory(read=LocalLinear(0.3, scale=1.0))),
         ],
+        "hcam-forgetting": zoo.hcam(chunk=3, chosen=2, keep=3),
+        "em_llm-small-events": mn.LayerSpec(EPISODIC[4]),
         "untied": mn.ModelSpec(pattern=(zoo.deltanet(),), tied=False),
     }
     return {name: model_spec(spec) for name, spec in layers.items()}

@@ -41,6 +41,9 @@ LONG = [
     "rat",
     "memory_mosaics",
     "memory_mosaics-window",
+    "hcam-forgetting",
+    "em_llm",
+    "em_llm-small-events",
 ]
 SLOW = [pytest.param(name, marks=pytest.mark.long) for name in LONG]
 

@@ -26,6 +26,7 @@ from cases import (
 
 import mnemos as mn
 from mnemos.errors import StateError
+from mnemos.layers import ChunkRecall
 from mnemos.memory import AnyMemory, Declaration, EpisodicMemory
 from mnemos.state import State
 
@@ -172,6 +173,8 @@ def keeps_everything(declared: Any) -> bool:
         return declared.retain.capacity is None
     if isinstance(declared, EpisodicMemory):
         return declared.capacity is None
+    if isinstance(declared, ChunkRecall):
+        return declared.keep is None
     if isinstance(declared, tuple):
         return any(keeps_everything(part) for part in declared)
     if not isinstance(declared, Declaration):
@@ -222,7 +225,7 @@ def test_fast_weights_stay_float32_in_a_bfloat16_model(spec: mn.ModelSpec) -> No
         if not tensor.is_floating_point():
             continue
         sums = name.endswith((".decay", ".log_sum", ".running")) or "held." in name
-        if sums or ("memory." in name and last not in ("conv", "keys", "values", "segment")):
+        if sums or ("memory." in name and last not in ("conv", "keys", "values", "address", "segment")):
             assert tensor.dtype == torch.float32, name
         else:
             assert tensor.dtype == torch.bfloat16, name

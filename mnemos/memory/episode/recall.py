@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mnemos.memory.declaration import Declaration, expect
+from mnemos.memory.episode.rounding import DECIMALS
 
 
 @dataclass(frozen=True)
@@ -18,9 +19,10 @@ class Recall(Declaration):
 
     similar: how much is read of the best matches. unit: "episodes": that many of them; "tokens": the best ones up to
     the one with which their tokens come closest to `similar`, at least one.
-    contiguous: how much is read beside, in the same unit and never more than that: the episodes before and after each
-    one that was found by similarity are queued at that token, and those queued last are read, the newer first where
-    they were queued at the same token, until the next one would not fit.
+    contiguous: how much is read beside, in the same unit and never more than that: the finished episodes before and
+    after each one that was found by similarity are queued at that token, and those queued last are read, the newer
+    first where they were queued at the same token, until the next one would not fit. Of equal matches (to six decimals)
+    the older is the better.
     """
 
     similar: int = 8
@@ -34,7 +36,8 @@ class Recall(Declaration):
 
     def choose(self, match: Tensor, readable: Tensor, size: Tensor) -> Tensor:
         """Which episodes queries find, (B, n, E) bool, by match (B, n, E) among the readable (B, n, E); size (B, E)."""
-        order = match.detach().masked_fill(~readable, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+        match = match.detach().round(decimals=DECIMALS)
+        order = match.masked_fill(~readable, -torch.inf).argsort(dim=-1, descending=True, stable=True)
         there = readable.gather(-1, order)
         if self.unit == "episodes":
             taken = torch.arange(match.shape[-1], device=match.device) < self.similar
@@ -44,13 +47,13 @@ class Recall(Declaration):
             taken = torch.arange(match.shape[-1], device=match.device) <= off.argmin(-1, keepdim=True)
         return torch.zeros_like(readable).scatter(-1, order, taken & there)
 
-    def queue(self, found: Tensor, exists: Tensor, position: Tensor, queued: Tensor) -> Tensor:
+    def queue(self, found: Tensor, finished: Tensor, position: Tensor, queued: Tensor) -> Tensor:
         """When each episode was last queued, (B, n, E): position + 1, or 0 for never. found (B, n, E) by the queries at
-        `position` (B, n); exists (B, E); queued (B, E) before them."""
+        `position` (B, n); finished (B, n, E): those that may be queued; queued (B, E) before them."""
         beside = torch.zeros_like(found)
         beside[..., 1:] |= found[..., :-1]
         beside[..., :-1] |= found[..., 1:]
-        stamp = torch.where(beside & exists[:, None], position[..., None] + 1, 0)
+        stamp = torch.where(beside & finished, position[..., None] + 1, 0)
         return torch.maximum(stamp.cummax(1).values, queued[:, None])
 
     def neighbours(self, queued: Tensor, found: Tensor, readable: Tensor, size: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mnemos.errors import InvalidType, InvalidValue
 from mnemos.memory.declaration import expect
+from mnemos.memory.episode.rounding import DECIMALS
 
 Metric = Literal["modularity", "conductance"]
 
@@ -52,14 +53,16 @@ def _sides(adjacency: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def goodness(adjacency: Tensor, metric: Metric) -> Tensor:
     """Higher is better, (..., n - 1)."""
-    return modularity(adjacency) if metric == "modularity" else -conductance(adjacency)
+    quality = modularity(adjacency) if metric == "modularity" else -conductance(adjacency)
+    return quality.round(decimals=DECIMALS)
 
 
 def refine_boundaries(keys: Tensor, boundaries: Sequence[int], metric: Metric = "modularity") -> list[int]:
     """Each boundary moved back to where its two episodes come apart best (EM-LLM, arXiv 2407.09450).
 
     A boundary b between the refined one before it, a, and the next one as it was found, c, goes to the place in (a, b]
-    at which the tokens [a, c), a graph with the weights A_ij = k_i . k_j, part best into two; the latest of equals.
+    at which the tokens [a, c), a graph with the weights A_ij = k_i . k_j, part best into two; the latest of equals
+    (to six decimals).
 
     keys: (T, channels), those of all heads side by side; boundaries: the tokens with which episodes begin, ascending,
     in [1, T) (the first episode begins at 0). Returns as many, in order, none later than it was.

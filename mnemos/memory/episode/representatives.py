@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mnemos.memory.declaration import expect
+from mnemos.memory.episode.rounding import DECIMALS
 from mnemos.memory.episode.summary import Summary
 
 
@@ -15,7 +16,7 @@ from mnemos.memory.episode.summary import Summary
 class Representatives(Summary):
     """The mean key of the `number` tokens that received most attention while they were in the local window (InfLLM,
     arXiv 2402.04617; EM-LLM, arXiv 2407.09450): the sum over queries and heads of their weights in a softmax over the
-    window alone. Of equals, the older; where an episode has fewer tokens, all of them.
+    window alone. Of equals (to six decimals) the older; where an episode has fewer tokens, all of them.
     """
 
     number: int = 4
@@ -28,7 +29,9 @@ class Representatives(Summary):
         assert received is not None
         # Places ordered by episode, then by what they received, then by age.
         order = slot.argsort(dim=1, stable=True)
-        order = order.gather(1, received.gather(1, order).argsort(dim=1, descending=True, stable=True))
+        order = order.gather(
+            1, received.round(decimals=DECIMALS).gather(1, order).argsort(dim=1, descending=True, stable=True)
+        )
         order = order.gather(1, episode.gather(1, order).argsort(dim=1, stable=True))
         sorted_episode = episode.gather(1, order)
         place = torch.arange(order.shape[1], device=order.device).expand_as(order)

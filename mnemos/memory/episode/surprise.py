@@ -13,13 +13,14 @@ from torch import Tensor
 from mnemos.memory.control import Control, Controls
 from mnemos.memory.declaration import expect
 from mnemos.memory.episode.boundary import Boundary
+from mnemos.memory.episode.rounding import MARGIN
 
 
 @dataclass(frozen=True)
 class Surprise(Boundary):
     """EM-LLM (arXiv 2407.09450): an episode begins at a token whose surprise s_t lies far above the last ones,
 
-        s_t > mean + threshold * std,   both over s_{t-span} .. s_{t-1}, std that of the population
+        s_t > mean + threshold * std,   both over s_{t-span} .. s_{t-1}, std that of the population, above by more than rounding
 
     of: "control": s_t comes with the token, as the control "surprise" (the mean over the heads); the paper's is
     -log p(x_t | x_<t). "keys": s_t = 1 - cos(k_t, k_{t-1}), the keys of all heads side by side; it needs nothing from
@@ -68,4 +69,4 @@ class Surprise(Boundary):
         number = others.sum(-1)
         mean = above.sum(-1) / number.clamp(min=1)
         spread = torch.where(others, above - mean[..., None], 0.0).square().sum(-1) / number.clamp(min=1)
-        return here[..., -1] & (number > 0) & (mean > self.threshold * spread.sqrt())
+        return here[..., -1] & (number > 0) & (mean > self.threshold * spread.sqrt() + MARGIN)

@@ -64,7 +64,7 @@ def _write(memory: EpisodicMemory, past: list[Record], key: Tensor, value: Tenso
             above = [surprise - x for x in before]
             mean = sum(above) / len(above)
             spread = math.sqrt(sum((x - mean) ** 2 for x in above) / len(above))
-            proposed = mean > rule.threshold * spread
+            proposed = mean > rule.threshold * spread + 1e-5
     else:
         assert type(rule) is Every
     new = Record(count, key, value, now.get("address"), surprise)
@@ -101,7 +101,7 @@ def _refine(past: list[Record], number: int, longest: int, metric: str) -> None:
         start = pair[cut].position
         if start > found or start < found - longest:
             continue
-        quality = QUALITIES[metric](similar, cut)
+        quality = round(QUALITIES[metric](similar, cut), 6)
         if quality > best:
             best, place = quality, start
     for record in pair:
@@ -169,7 +169,7 @@ def _given(record: Record) -> Tensor:
 
 
 def _representatives(rule: Representatives, episode: list[Record]) -> Tensor:
-    best = sorted(episode, key=lambda record: (-record.received, record.position))[: rule.number]
+    best = sorted(episode, key=lambda record: (-round(record.received, 6), record.position))[: rule.number]
     return torch.stack([record.key for record in best]).mean(0)
 
 
@@ -199,7 +199,8 @@ def _answer(memory: EpisodicMemory, past: list[Record], q: Tensor, controls: Con
         n: (asked * SUMMARIES[type(memory.summary)](memory.summary, episode)).sum() / math.sqrt(q.numel())
         for n, episode in readable.items()
     }
-    chosen = _recall(memory.recall, {n: float(x.detach()) for n, x in match.items()}, episodes, readable, now)
+    finished = {n: episode for n, episode in episodes.items() if n <= current - waiting}
+    chosen = _recall(memory.recall, {n: float(x.detach()) for n, x in match.items()}, finished, readable, now)
     if not memory.together:
         if not chosen:
             return torch.zeros_like(past[-1].value)
@@ -231,11 +232,11 @@ def _mean(memory: EpisodicMemory, q: Tensor, read: list[tuple[Record, int]]) -> 
 def _recall(
     rule: Recall,
     match: dict[int, float],
-    episodes: dict[int, list[Record]],
+    finished: dict[int, list[Record]],
     readable: dict[int, list[Record]],
     now: int,
 ) -> list[int]:
-    ranked = sorted(match, key=lambda n: -match[n])
+    ranked = sorted(match, key=lambda n: (-round(match[n], 6), n))
     if rule.unit == "episodes":
         found = ranked[: rule.similar]
     else:
@@ -245,7 +246,7 @@ def _recall(
     if not rule.contiguous:
         return found
     for n in found:
-        for record in [*episodes.get(n - 1, []), *episodes.get(n + 1, [])]:
+        for record in [*finished.get(n - 1, []), *finished.get(n + 1, [])]:
             record.queued = now + 1
     queue = [n for n in readable if n not in found and readable[n][0].queued]
     left, beside = rule.contiguous, []
