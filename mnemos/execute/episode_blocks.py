@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from mnemos.execute.loop import Loop
+from mnemos.execute.recompute import recomputed, recomputing
 from mnemos.execute.request import Request
 from mnemos.memory import Controls, EpisodicMemory
 from mnemos.memory.episodic import (
+    Found,
     asked_with,
     find,
     read_found,
@@ -23,11 +25,14 @@ from mnemos.state import State
 
 BLOCK = 64
 
+LISTED = 1 << 24
+"""Numbers in the lists of a block, at most."""
+
 
 class EpisodeBlocks:
     """What is in an episode, and what it received, no longer changes once it can be found. So one table of all episodes
-    serves all queries, each of which is shown the part that was finished at its time. For each block of queries the
-    entries that one of them reads are taken, and no others."""
+    serves all queries, each of which is shown the part that was finished at its time. Where entries are many, each
+    query reads a list of those that it found, and a block of queries is as large as their lists allow."""
 
     name = "episode blocks"
     summary = "one table of all episodes; blocks of queries against the episodes that they find; exact"
@@ -53,7 +58,10 @@ class EpisodeBlocks:
             return Loop().run(memory, q, k, v, controls, state, lengths)  # which boundaries there are is not known
         written = write_all(memory, state, k, v, controls, lengths)
         entries, length = written.entries, q.shape[1]
-        blocks = [slice(start, min(start + BLOCK, length)) for start in range(0, length, BLOCK)]
+        listed = q.shape[0] * q.shape[2] * (q.shape[3] + v.shape[3]) * min(memory.recalled, entries["slot"].shape[1])
+        size = max(1, min(BLOCK, LISTED // max(listed, 1)))
+        blocks = [slice(start, min(start + size, length)) for start in range(0, length, size)]
+        again = recomputing(q.shape[0] * q.shape[2] * length)
         if memory.summary.watches:
             given = [torch.zeros_like(entries["received"])]
             for block in blocks:
@@ -66,7 +74,14 @@ class EpisodeBlocks:
         for block in blocks:
             live, position = written.live[:, block], written.position[:, block]
             found = find(memory, table, asked[:, block], position, written.current[:, block], queued)
-            outputs.append(read_found(memory, table, entries, q[:, block], position, found))
+            inputs = [q[:, block], entries["keys"], entries["values"], found.weights]
+
+            def work(*inputs: Tensor, found: Found = found, position: Tensor = position) -> tuple[Tensor, ...]:
+                shown = entries | {"keys": inputs[1], "values": inputs[2]}
+                weighted = found._replace(weights=inputs[3])
+                return (read_found(memory, table, shown, inputs[0], position, weighted),)
+
+            outputs += recomputed(work, *inputs) if again else work(*inputs)
             if memory.recall.contiguous:
                 real = torch.where(live[..., None], found.queued, 0)
                 queued = torch.maximum(queued, real.amax(1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,9 @@ from mnemos.memory.rotary import rotate
 from mnemos.state import State
 
 Entries = dict[str, Tensor]
+
+FEW = 4
+"""So many times the entries that a query reads are few: looking at all is then faster than making lists."""
 
 
 @dataclass(frozen=True)
@@ -111,13 +114,29 @@ class EpisodicMemory(AnyMemory):
         """The most entries it keeps; None without bound."""
         if self.keep is None:
             return None
-        longest = self.boundary.longest * (1 if self.boundary.refine is None else 2)
-        return self.sinks + max(self.window + longest, self.keep * longest, self.boundary.span) + longest
+        needed = max(self.reach, self.keep * self.longest, self.boundary.span)
+        return self.sinks + needed + self.longest
 
     @property
     def settling(self) -> int:
         """How many episodes must have begun since, before one can be found."""
         return 1 if self.boundary.refine is None else 2
+
+    @property
+    def longest(self) -> int:
+        """The most tokens of an episode."""
+        return self.boundary.longest * (1 if self.boundary.refine is None else 2)
+
+    @property
+    def reach(self) -> int:
+        """How many tokens back the near past goes at most, the newest counted."""
+        return max(self.settling * self.longest, self.window + self.longest) if self.window else 0
+
+    @property
+    def recalled(self) -> int:
+        """The most entries of episodes that a query reads."""
+        total = self.recall.similar + self.recall.contiguous
+        return total * self.longest if self.recall.unit == "episodes" else total + self.longest
 
     @property
     def kept(self) -> str:
@@ -126,10 +145,7 @@ class EpisodicMemory(AnyMemory):
 
     def step_flops(self, key_dim: int, value_dim: int, context: int) -> float:
         episodes = context / self.boundary.longest if self.keep is None else self.keep
-        read = self.recall.similar + self.recall.contiguous
-        if self.recall.unit == "episodes":
-            read *= self.boundary.longest
-        near = min(read + self.window + self.sinks, context)
+        near = min(self.recalled + self.window + self.sinks, context)
         return 2.0 * episodes * key_dim + 2.0 * near * (key_dim + value_dim)
 
     def init(
@@ -233,7 +249,8 @@ class Written(NamedTuple):
 
 class Table(NamedTuple):
     """All episodes of some entries, each at a place: the place of each entry (B, N), 0 for sinks and empty places; the
-    number of place 0, (B, 1); tokens and last position (B, E), matches (B, E, H, K); when they were queued (B, E)."""
+    number of place 0, (B, 1); tokens and last position (B, E), summaries (B, E, H, K); when they were queued (B, E).
+    And the entries in the order of time, empty places first, (B, N), and where in it an episode begins, (B, E)."""
 
     index: Tensor
     base: Tensor
@@ -241,6 +258,8 @@ class Table(NamedTuple):
     last: Tensor
     summary: Tensor
     queued: Tensor
+    order: Tensor
+    start: Tensor
 
 
 class Found(NamedTuple):
@@ -361,9 +380,12 @@ def near_scores(memory: EpisodicMemory, q: Tensor, position: Tensor, keys: Tenso
     return _scores(memory, q, keys)
 
 
+def _scale(memory: EpisodicMemory, q: Tensor) -> float:
+    return memory.scale or 1 / math.sqrt(q.shape[-1])
+
+
 def _scores(memory: EpisodicMemory, q: Tensor, keys: Tensor) -> Tensor:
-    scale = memory.scale or 1 / math.sqrt(q.shape[-1])
-    return scale * (q.to(keys.dtype).transpose(1, 2) @ keys.permute(0, 2, 3, 1))
+    return _scale(memory, q) * (q.to(keys.dtype).transpose(1, 2) @ keys.permute(0, 2, 3, 1))
 
 
 def table_of(memory: EpisodicMemory, entries: Entries) -> Table:
@@ -389,7 +411,9 @@ def table_of(memory: EpisodicMemory, entries: Entries) -> Table:
     queued = torch.zeros_like(size)
     if "queued" in entries:
         queued = queued.scatter_reduce(1, index, torch.where(some, entries["queued"], 0), "amax")
-    return Table(index, base, size, last, summary, queued)
+    order = slot.argsort(dim=1, stable=True)
+    start = torch.full_like(size, number).scatter_reduce(1, index, order.argsort(1), "amin")
+    return Table(index, base, size, last, summary, queued, order, start)
 
 
 def find(
@@ -414,50 +438,113 @@ def find(
     return Found(read, far, weights, stamps)
 
 
-def looked_at(memory: EpisodicMemory, table: Table, slot: Tensor, position: Tensor, found: Found) -> tuple[Any, Any]:
-    """Which entries (B, n, N) are read as near, at their true distance, and which as far."""
-    index = table.index[:, None].expand(-1, position.shape[1], -1)
-    lag = position[:, :, None] + 1 - slot[:, None]
-    past = (slot > 0)[:, None] & (lag >= 0)
-    far = past & found.read.gather(2, index)
-    if not memory.window and not memory.sinks:
-        return torch.zeros_like(far), far
-    sink = past & (slot <= memory.sinks)[:, None]
-    far = (far & ~sink) | (sink & (lag >= memory.window))
-    near = past & ~sink & ~found.far.gather(2, index) if memory.window else torch.zeros_like(far)
-    return near | (sink & (lag < memory.window)), far
-
-
 def read_found(
     memory: EpisodicMemory, table: Table, entries: Entries, q: Tensor, position: Tensor, found: Found
 ) -> Tensor:
-    """Answers (B, n, H, V) to queries (B, n, H, K)."""
-    near, far = looked_at(memory, table, entries["slot"], position, found)
-    columns = slice(None)
-    if not torch.compiler.is_compiling():
-        some = (near | far).flatten(0, 1).any(0)
-        if not some.all():
-            columns = some.nonzero()[:, 0]
-    keys, values, slot, index = (
-        x[:, columns] for x in (entries["keys"], entries["values"], entries["slot"], table.index)
-    )
-    near, far = near[:, None, :, columns], far[:, None, :, columns]
+    """Answers (B, n, H, V) to queries (B, n, H, K), by all entries where they are few, and otherwise by lists of those
+    that are read. What is done must not depend on what other queries find, which may be later ones."""
+    few = FEW * (memory.recalled + memory.reach + memory.sinks)
+    read = _from_all if entries["slot"].shape[1] <= few else _from_lists
+    return read(memory, table, entries, q, position, found).to(q.dtype)
+
+
+def _from_all(
+    memory: EpisodicMemory, table: Table, entries: Entries, q: Tensor, position: Tensor, found: Found
+) -> Tensor:
+    slot = entries["slot"]
+    index = table.index[:, None].expand(-1, position.shape[1], -1)
+    past = (slot > 0)[:, None] & (slot[:, None] <= position[:, :, None] + 1)
+    near, far = _beside(memory, slot, position, found.far.gather(2, index))
+    far = far | (past & found.read.gather(2, index))
+    weights = _weigh(memory, _both_scores(memory, q, position, entries["keys"], slot, near), near | far, index, found)
+    return (weights @ entries["values"].transpose(1, 2)).transpose(1, 2)
+
+
+def _from_lists(
+    memory: EpisodicMemory, table: Table, entries: Entries, q: Tensor, position: Tensor, found: Found
+) -> Tensor:
+    number, device = min(memory.recalled, table.order.shape[1]), q.device
+    # The episodes read, one behind the other: place r of a query's list is in the episode at which the sum of their
+    # sizes first exceeds r.
+    ends = torch.where(found.read, table.size[:, None], 0).cumsum(-1)
+    place = torch.arange(number, device=device).expand(*ends.shape[:2], -1).contiguous()
+    index = torch.searchsorted(ends, place, right=True).clamp(max=ends.shape[-1] - 1)
+    there = place < ends[..., -1:]
+
+    def of_episode(x: Tensor) -> Tensor:
+        return x[:, None].expand(-1, index.shape[1], -1).gather(2, index)
+
+    at = of_episode(table.start) + place - (ends.gather(2, index) - of_episode(table.size))
+    chosen = table.order.gather(1, torch.where(there, at, 0).flatten(1))
+    held = (entries["keys"], entries["values"])
+    keys, values = (x.gather(1, _along(chosen, x)).unflatten(1, place.shape[1:]) for x in held)  # (B, n, R, H, .)
+    asked = far_query(memory, q).to(keys.dtype)
+    scores = _scale(memory, q) * torch.einsum("bnhk,bnrhk->bhnr", asked, keys)
+    if not memory.window and not memory.sinks:
+        weights = _weigh(memory, scores, there, index, found)
+        return torch.einsum("bhnr,bnrhv->bnhv", weights, values)
+
+    columns, slot = _near_columns(memory, table, entries["slot"], position)
+    near_keys, near_values = (entries[name].gather(1, _along(columns, entries[name])) for name in ("keys", "values"))
+    episode = table.index.gather(1, columns)[:, None].expand(-1, position.shape[1], -1)
+    near, far = _beside(memory, slot, position, found.far.gather(2, episode))
+    beside = _both_scores(memory, q, position, near_keys, slot, near)
+    index = torch.cat([index, episode], -1)
+    weights = _weigh(memory, torch.cat([scores, beside], -1), torch.cat([there, near | far], -1), index, found)
+    of_lists, of_beside = weights.split([number, columns.shape[1]], -1)
+    out = torch.einsum("bhnr,bnrhv->bnhv", of_lists, values)
+    return out + (of_beside @ near_values.transpose(1, 2)).transpose(1, 2)
+
+
+def _near_columns(memory: EpisodicMemory, table: Table, slot: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+    """The places of sinks and of all that may be near for queries at successive positions (B, n), and their slots
+    (B, M), 0 where a place is not what was meant."""
+    number = slot.shape[1]
+    filled = (slot > 0).sum(1, keepdim=True)
+    first = number - filled + torch.arange(memory.sinks, device=slot.device)
+    wanted = position[:, :1] + torch.arange(1 - memory.reach, position.shape[1], device=slot.device)
+    recent = number - 1 - (slot.amax(1, keepdim=True) - 1 - wanted)
+    if not memory.reach:
+        recent, wanted = recent[:, :0], wanted[:, :0]
+    columns = table.order.gather(1, torch.cat([first, recent], 1).clamp(0, number - 1))
+    found = slot.gather(1, columns)
+    meant = torch.cat([torch.arange(memory.sinks, device=slot.device).expand(len(slot), -1), wanted], 1) + 1
+    sinks = torch.arange(meant.shape[1], device=slot.device) < memory.sinks
+    return columns, torch.where((found == meant) & (sinks == (meant <= memory.sinks)), found, 0)
+
+
+def _beside(memory: EpisodicMemory, slot: Tensor, position: Tensor, beyond: Tensor) -> tuple[Tensor, Tensor]:
+    """Which entries (B, n, N) are read whatever is found, at their true distance and as far away; `beyond` (B, n, N):
+    those in episodes that lie beyond the near past."""
+    lag = position[:, :, None] + 1 - slot[:, None]
+    past, sink = (slot > 0)[:, None] & (lag >= 0), (slot <= memory.sinks)[:, None]
+    near = past & ~sink & ~beyond if memory.window else torch.zeros_like(past)
+    return near | (past & sink & (lag < memory.window)), past & sink & (lag >= memory.window)
+
+
+def _both_scores(
+    memory: EpisodicMemory, q: Tensor, position: Tensor, keys: Tensor, slot: Tensor, near: Tensor
+) -> Tensor:
+    """(B, H, n, N) at the true distance for what is near, and otherwise as far away."""
     scores = _scores(memory, far_query(memory, q), keys)
+    if memory.rotary is None:
+        return scores
+    return torch.where(near[:, None], near_scores(memory, q, position, keys, slot), scores)
+
+
+def _weigh(memory: EpisodicMemory, scores: Tensor, seen: Tensor, index: Tensor, found: Found) -> Tensor:
+    """The weights of entries, (B, H, n, N), of which some are seen (B, n, N), in the episodes at `index` (B, n, N)."""
+    seen = seen[:, None]
     if memory.together:
-        if memory.rotary is not None:
-            scores = torch.where(near, near_scores(memory, q, position, keys, slot), scores)
-        weights = masked_softmax(scores, near | far)
-    else:
-        index = index[:, None, None].expand(-1, scores.shape[1], scores.shape[2], -1)
-        episodes = table.size.shape[1]
-        scores = scores.masked_fill(~far, -torch.inf)
-        top = scores.new_full((*scores.shape[:3], episodes), -torch.inf)
-        top = top.scatter_reduce(3, index, scores.detach(), "amax").masked_fill_(~found.read[:, None], 0.0)
-        parts = torch.exp(torch.where(far, scores - top.gather(3, index), -torch.inf))
-        total = torch.zeros_like(top).scatter_add(3, index, parts)
-        share = torch.where(found.read[:, None], found.weights[:, None] / torch.where(total > 0, total, 1.0), 0.0)
-        weights = parts * share.gather(3, index)
-    return (weights @ values.transpose(1, 2)).transpose(1, 2).to(q.dtype)
+        return masked_softmax(scores, seen)
+    index = index[:, None].expand(scores.shape)
+    scores = scores.masked_fill(~seen, -torch.inf)
+    top = scores.new_full((*scores.shape[:3], found.read.shape[-1]), -torch.inf)
+    top = top.scatter_reduce(3, index, scores.detach(), "amax").masked_fill(~found.read[:, None], 0.0)
+    parts = torch.exp(torch.where(seen, scores - top.gather(3, index), -torch.inf))
+    total = torch.zeros_like(top).scatter_add(3, index, parts)
+    share = torch.where(found.read[:, None], found.weights[:, None] / torch.where(total > 0, total, 1.0), 0.0)
+    return parts * share.gather(3, index)
 
 
 def _along(places: Tensor, x: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ from mnemos.zoo.registry import published
     deviations=(
         "a layer cannot see the model's predictions: surprise is 1 - cos(k_t, k_t-1), with of=\"keys\"; the paper's, "
         'minus the log probability of the token, is for a memory that is run with it (Surprise(of="control"))',
-        "every token retrieves by its own query, as in the paper's decoding; its prefill takes the mean query of a block "
-        "of 512",
+        "every token retrieves by its own query, as in the paper's decoding; its prefill takes the mean query of "
+        "blocks of 512",
         "the window reaches back to the beginning of the event that it cuts",
         "what a token received is counted by a softmax over the window alone, not over all that was read",
         "events are first kept within their shortest and longest, then refined, in the span of the two events around a "

@@ -51,7 +51,11 @@ def test_key_value_memories(memory: mn.KVMemory, group: int) -> None:
 
 
 @each(EPISODIC)
-def test_memories_in_episodes(memory: EpisodicMemory) -> None:
+@pytest.mark.parametrize("few", [0, 1000])
+def test_memories_in_episodes(memory: EpisodicMemory, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By lists of what is found, and by all entries."""
+    monkeypatch.setattr("mnemos.memory.episodic.FEW", few)
+    monkeypatch.setattr("mnemos.execute.episode_blocks.BLOCK", 5)
     inputs = Inputs(memory, 29, batch=3).require_grad()
     assert_equals_reference(inputs, inputs.init())
     lived = leaves_of(inputs.lived())

@@ -20,7 +20,9 @@ from mnemos.memory.episode.rounding import MARGIN
 class Surprise(Boundary):
     """EM-LLM (arXiv 2407.09450): an episode begins at a token whose surprise s_t lies far above the last ones,
 
-        s_t > mean + threshold * std,   both over s_{t-span} .. s_{t-1}, std that of the population, above by more than rounding
+        s_t > mean + threshold * std,   both over s_{t-span} .. s_{t-1}, std that of the population
+
+    and by more than rounding.
 
     of: "control": s_t comes with the token, as the control "surprise" (the mean over the heads); the paper's is
     -log p(x_t | x_<t). "keys": s_t = 1 - cos(k_t, k_{t-1}), the keys of all heads side by side; it needs nothing from
