@@ -9,6 +9,7 @@ from mnemos.execute.decay import CumulativeDecay
 from mnemos.execute.delta import TriangularDelta
 from mnemos.execute.diagonal_steps import DiagonalSteps
 from mnemos.execute.dplr import TriangularRemoval
+from mnemos.execute.episode_blocks import EpisodeBlocks
 from mnemos.execute.fenwick import Fenwick
 from mnemos.execute.fla_kernels import FLAKernel
 from mnemos.execute.higher_order import NestedSums
@@ -30,6 +31,7 @@ __all__ = [
     "CumulativeDecay",
     "DiagonalScan",
     "DiagonalSteps",
+    "EpisodeBlocks",
     "Executor",
     "FLAKernel",
     "Fenwick",

@@ -4,6 +4,7 @@ from mnemos.layers.agents import Agents, AgentsLayer
 from mnemos.layers.as_context import AsContext, ContextLayer
 from mnemos.layers.as_gate import AsGate, GateLayer
 from mnemos.layers.base import Layer, LayerDeclaration
+from mnemos.layers.chunk_recall import ChunkRecall, ChunkRecallLayer
 from mnemos.layers.constant_query import ConstantQuery, ConstantQueryLayer
 from mnemos.layers.contextual_memory import ContextualMemory, ContextualMemoryLayer
 from mnemos.layers.controls import (
@@ -53,6 +54,8 @@ __all__ = [
     "AgentsLayer",
     "AsContext",
     "AsGate",
+    "ChunkRecall",
+    "ChunkRecallLayer",
     "Constant",
     "ConstantQuery",
     "ConstantQueryLayer",

@@ -11,6 +11,7 @@ from mnemos.execute import (
     CumulativeDecay,
     DiagonalScan,
     DiagonalSteps,
+    EpisodeBlocks,
     Executor,
     Fenwick,
     FLAKernel,
@@ -56,6 +57,7 @@ EXECUTORS: tuple[Executor, ...] = (
     WindowedAttention(),
     QueryBlocks(),
     BetweenEvictions(),
+    EpisodeBlocks(),
     Fenwick(),
     STEPS[-1],
 )

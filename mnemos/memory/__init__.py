@@ -3,6 +3,8 @@
 from mnemos.memory.base import AnyMemory
 from mnemos.memory.control import Control, Controls
 from mnemos.memory.declaration import Declaration, from_json
+from mnemos.memory.episode import Address, Boundary, Every, MeanKey, Recall, Representatives, Summary, Surprise
+from mnemos.memory.episodic import EpisodicMemory
 from mnemos.memory.higher_order import HigherOrder
 from mnemos.memory.keeping import KVMemory
 from mnemos.memory.learner import GD, Chunk, Implicit, Learner, LeastSquares, MiniBatch, Omega
@@ -59,9 +61,11 @@ __all__ = [
     "L2",
     "MLP",
     "AdaptiveFilter",
+    "Address",
     "AffineL2",
     "AnyMemory",
     "Append",
+    "Boundary",
     "Bregman",
     "ByPosition",
     "Chunk",
@@ -74,6 +78,8 @@ __all__ = [
     "DynamicMask",
     "ElasticNet",
     "ElasticNetDual",
+    "EpisodicMemory",
+    "Every",
     "Everything",
     "FDivergence",
     "GridNeighborhood",
@@ -98,6 +104,7 @@ __all__ = [
     "MLPScores",
     "Mask",
     "Matrix",
+    "MeanKey",
     "Memory",
     "MiniBatch",
     "Mirror",
@@ -109,7 +116,9 @@ __all__ = [
     "Policy",
     "PowersOfTwo",
     "Read",
+    "Recall",
     "Relative",
+    "Representatives",
     "Retain",
     "Retention",
     "RobustShift",
@@ -117,6 +126,8 @@ __all__ = [
     "Softmax",
     "SoftmaxOne",
     "Structure",
+    "Summary",
+    "Surprise",
     "Window",
     "from_json",
 ]

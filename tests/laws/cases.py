@@ -41,10 +41,13 @@ from mnemos.layers import (
 from mnemos.lowering import candidates, run_rows
 from mnemos.memory import (
     AdaptiveFilter,
+    Address,
     AnyMemory,
     Declaration,
     Dilated,
     DynamicMask,
+    EpisodicMemory,
+    Every,
     GridNeighborhood,
     HeavyHitters,
     HigherOrder,
@@ -58,6 +61,7 @@ from mnemos.memory import (
     LeastRecentlyAttended,
     LocalLinear,
     Mask,
+    MeanKey,
     MiniBatch,
     MLPScores,
     Neighborhood,
@@ -67,12 +71,15 @@ from mnemos.memory import (
     OrthogonalSlots,
     PowersOfTwo,
     Read,
+    Recall,
     Relative,
+    Representatives,
     Retain,
     Retention,
     Sampled,
     SoftmaxOne,
     Structure,
+    Surprise,
 )
 from mnemos.memory.log_linear import LogLinear
 from mnemos.memory.objective import Lp, RobustShift
@@ -224,6 +231,32 @@ LOG_LINEAR: list[LogLinear] = [
 ]
 """Levels that run out at once, within a chunk, and not at all."""
 
+EPISODIC: list[EpisodicMemory] = [
+    EpisodicMemory(Every(2), Address(), Recall(2), together=False),
+    EpisodicMemory(Every(3), MeanKey(), Recall(1, 1), together=False, scale=0.7, keep=2),
+    EpisodicMemory(Every(2), MeanKey(), Recall(2), window=3, rotary=100.0, keep=3),
+    EpisodicMemory(Every(1), Address(), Recall(2, 2), sinks=2),
+    EpisodicMemory(
+        Surprise(0.2, span=5, shortest=2, longest=4),
+        Representatives(2),
+        Recall(4, 3, "tokens"),
+        window=3,
+        sinks=1,
+        rotary=100.0,
+    ),
+    EpisodicMemory(
+        Surprise(0.0, span=4, shortest=1, longest=3, of="control", refine="modularity"),
+        Representatives(1),
+        Recall(1, 1),
+        window=2,
+        rotary=100.0,
+    ),
+    EpisodicMemory(
+        Surprise(-0.5, span=3, shortest=2, longest=5, refine="conductance"), MeanKey(), Recall(1), sinks=1, keep=1
+    ),
+]
+"""Every part, with and without what lies around episodes."""
+
 
 def facets(memory: AnyMemory) -> tuple[Any, ...]:
     """What a memory consists of."""
@@ -233,6 +266,8 @@ def facets(memory: AnyMemory) -> tuple[Any, ...]:
         return (memory.form, memory.decay)
     if isinstance(memory, LogLinear):
         return (memory.memory, memory.levels)
+    if isinstance(memory, EpisodicMemory):
+        return (memory,)
     assert isinstance(memory, mn.KVMemory)
     return (memory.retain, memory.read_rule)
 
@@ -282,7 +317,7 @@ CORE: list[mn.Memory] = covering(core(), 3)
 LEARNING: list[mn.Memory] = list(dict.fromkeys([*CORE, *covering(every_combination(), 2)]))
 """The core, and so many of all legal combinations of all choices that any two choices that go together occur."""
 
-MEMORIES: list[AnyMemory] = [*LEARNING, *ODD, *KEEPING, *HIGHER, *LOG_LINEAR]
+MEMORIES: list[AnyMemory] = [*LEARNING, *ODD, *KEEPING, *HIGHER, *LOG_LINEAR, *EPISODIC]
 
 SOME: list[AnyMemory] = list(dict.fromkeys([*covering(core(), 2), *covering(MEMORIES, 1)]))
 """Few: any two choices of the core, and every choice there is."""
@@ -533,6 +568,9 @@ SMALL: dict[str, Any] = {
     "short": 4,
     "long": 5,
     "reminded": 2,
+    "chosen": 2,
+    "similar": 4,
+    "contiguous": 3,
 }
 
 
@@ -624,6 +662,8 @@ def variant_models() -> dict[str, mn.ModelSpec]:
         "rmt-none": zoo.rmt(segment=6, tokens=0),
         "rmt-gated_deltanet": mn.ModelSpec(pattern=(zoo.gated_deltanet(),), segments=MemoryTokens(6, 2)),
         "deltanet-dpfp": zoo.deltanet().replace(keys=DPFP(2, unit=True)),
+        "hcam-forgetting": zoo.hcam(chunk=3, chosen=2, keep=3),
+        "em_llm-small-events": mn.LayerSpec(EPISODIC[4]),
         "untied": mn.ModelSpec(pattern=(zoo.deltanet(),), tied=False),
     }
     return {name: model_spec(spec) for name, spec in layers.items()}

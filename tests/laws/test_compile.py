@@ -55,6 +55,9 @@ LONG = [
     "rmt",
     "armt",
     "memoria",
+    "hcam-forgetting",
+    "em_llm",
+    "em_llm-small-events",
 ]
 SLOW = [pytest.param(name, marks=pytest.mark.long) for name in LONG]
 

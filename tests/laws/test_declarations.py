@@ -55,7 +55,7 @@ def test_no_two_memories_are_taken_for_each_other() -> None:
 def test_every_kind_of_choice_is_in_the_table() -> None:
     """A choice that nobody put into a case is not tested."""
     used = json.dumps([m.to_json() for m in MEMORIES] + [s.to_json() for s in MODELS.values()])
-    defaults = {"Matrix", "L2", "Keep", "GD", "Everything", "Softmax", "Append"}
+    defaults = {"Matrix", "L2", "Keep", "GD", "Everything", "Softmax", "Append", "MeanKey"}
     abstract = {name for name, kind in Declaration.kinds.items() if not dataclasses.is_dataclass(kind)}
     elsewhere = {"Constant"}
     for kind in set(Declaration.kinds) - defaults - abstract - elsewhere:

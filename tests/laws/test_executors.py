@@ -7,6 +7,7 @@ import torch
 from cases import (
     CHUNK,
     CORE,
+    EPISODIC,
     HIGHER,
     KEEPING,
     LEARNING,
@@ -24,7 +25,7 @@ from cases import (
 
 import mnemos as mn
 from mnemos.lowering import run_rows
-from mnemos.memory import AnyMemory, Policy, reference
+from mnemos.memory import AnyMemory, EpisodicMemory, Policy, reference
 
 
 def length_for(memory: AnyMemory) -> int:
@@ -47,6 +48,19 @@ def test_key_value_memories(memory: mn.KVMemory, group: int) -> None:
     lived = leaves_of(inputs.lived())
     assert_equals_reference(inputs, lived)
     assert_equals_reference(inputs, lived, torch.tensor([6, 17]))
+
+
+@each(EPISODIC)
+@pytest.mark.parametrize("few", [0, 1000])
+def test_memories_in_episodes(memory: EpisodicMemory, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By lists of what is found, and by all entries."""
+    monkeypatch.setattr("mnemos.memory.episodic.FEW", few)
+    monkeypatch.setattr("mnemos.execute.episode_blocks.BLOCK", 5)
+    inputs = Inputs(memory, 29, batch=3).require_grad()
+    assert_equals_reference(inputs, inputs.init())
+    lived = leaves_of(inputs.lived())
+    assert_equals_reference(inputs, lived)
+    assert_equals_reference(inputs, lived, torch.tensor([6, 29, 1]))
 
 
 @each(SOME)
@@ -87,7 +101,7 @@ def test_nothing_in_nothing_out(memory: AnyMemory) -> None:
         assert after.batch == 0
 
 
-@each([*LEARNING, *ODD, *KEEPING, *HIGHER])
+@each([*LEARNING, *ODD, *KEEPING, *HIGHER, *EPISODIC])
 def test_the_step_is_the_reference(memory: AnyMemory) -> None:
     """The fast step, with gradients on, and in place with gradients off."""
     inputs = Inputs(memory, CHUNK + 2)
@@ -116,13 +130,14 @@ def test_write_and_read_are_the_step(memory: AnyMemory) -> None:
         before_first = isinstance(memory, mn.Memory) and memory.read_timing == "before"
         asked = {name: x for name, x in controls.items() if name in reading}
         assert_close(memory.read(state if before_first else written, q, asked), stepped, "read")
-        if not (isinstance(memory, mn.KVMemory) and isinstance(memory.retain, Policy)):  # a step is noted, a read not
+        noted = isinstance(memory, mn.KVMemory) and isinstance(memory.retain, Policy)
+        if not (noted or isinstance(memory, EpisodicMemory)):  # a step is noted, a read not
             assert_states_close(written, after)
         state = after
 
 
-@each([m for m in SOME if isinstance(m, mn.Memory | mn.KVMemory)])
-def test_reading_several_queries_at_once(memory: mn.Memory | mn.KVMemory) -> None:
+@each([m for m in SOME if isinstance(m, mn.Memory | mn.KVMemory | EpisodicMemory)])
+def test_reading_several_queries_at_once(memory: AnyMemory) -> None:
     inputs = Inputs(memory, 5)
     state, names = inputs.lived(), {c.name for c in memory.read_controls}
     asked = {name: x for name, x in inputs.controls.items() if name in names}

@@ -26,7 +26,8 @@ from cases import (
 
 import mnemos as mn
 from mnemos.errors import StateError
-from mnemos.memory import AnyMemory, Declaration, Retain
+from mnemos.layers import ChunkRecall
+from mnemos.memory import AnyMemory, Declaration, EpisodicMemory, Retain
 from mnemos.state import State
 
 
@@ -75,7 +76,7 @@ def test_steps_spend_their_state_with_gradients_off_only(memory: AnyMemory) -> N
     inputs = Inputs(memory, 2)
     _, k, v, controls = inputs.at(0)
     controls = {c.name: controls[c.name] for c in memory.write_controls}
-    grows = isinstance(memory, mn.KVMemory) and memory.retain.capacity is None
+    grows = keeps_everything(memory)
     for grad in (True, False):
         state = inputs.lived()
         held = {name: x.clone() for name, x in content(state).items()}
@@ -167,9 +168,11 @@ def test_spent_states_of_models(spec: mn.ModelSpec) -> None:
 
 
 def keeps_everything(declared: Any) -> bool:
-    """Whether a declaration holds a retention without a bound."""
-    if isinstance(declared, Retain):
+    """Whether a declaration holds a memory of entries without a bound."""
+    if isinstance(declared, Retain | EpisodicMemory):
         return declared.capacity is None
+    if isinstance(declared, ChunkRecall):
+        return declared.keep is None
     if isinstance(declared, tuple):
         return any(keeps_everything(part) for part in declared)
     if not isinstance(declared, Declaration):
@@ -222,7 +225,7 @@ def test_fast_weights_stay_float32_in_a_bfloat16_model(spec: mn.ModelSpec) -> No
         if not tensor.is_floating_point():
             continue
         sums = name.endswith((".decay", ".log_sum", ".running")) or "held." in name
-        if sums or ("memory." in name and last not in ("conv", "keys", "values", "segment")):
+        if sums or ("memory." in name and last not in ("conv", "keys", "values", "address", "segment")):
             assert tensor.dtype == torch.float32, name
         else:
             assert tensor.dtype == torch.bfloat16, name

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mnemos.memory.base import AnyMemory
 from mnemos.memory.control import Controls
+from mnemos.memory.episodic import EpisodicMemory
 from mnemos.memory.higher_order import HigherOrder
 from mnemos.memory.keeping import KVMemory
 from mnemos.memory.learner import GD, Implicit, LeastSquares, MiniBatch, Omega
@@ -24,6 +25,7 @@ from mnemos.memory.reference.keeping import keep
 from mnemos.memory.reference.log_linear import fenwick
 from mnemos.memory.reference.mini_batches import learn_in_batches
 from mnemos.memory.reference.proximal import approach
+from mnemos.memory.reference.remembering import remember
 from mnemos.memory.reference.solving import solve
 from mnemos.memory.reference.summing import add_up
 from mnemos.memory.reference.windowing import follow_window
@@ -40,6 +42,7 @@ LITERALLY: dict[type, Literally] = {
     Omega: follow_window,
     KVMemory: keep,
     LogLinear: fenwick,
+    EpisodicMemory: remember,
     HigherOrder: add_up,
 }
 """By learner for the memories of the four choices, by kind of memory for all others."""
