@@ -10,6 +10,7 @@ from mnemos.memory.learning import Memory
 from mnemos.memory.log_linear import LogLinear
 from mnemos.memory.mask import Dilated, Mask, PowersOfTwo
 from mnemos.memory.objective import L2, AffineL2, Dot, Huber, Lp, Objective, RobustShift
+from mnemos.memory.patterns import Patterns
 from mnemos.memory.read import LocalLinear, Read, Relative, Softmax
 from mnemos.memory.retain import ByPosition, Everything, HeavyHitters, LazyEviction, Policy, Retain, Window
 from mnemos.memory.retention import (
@@ -73,6 +74,7 @@ __all__ = [
     "Objective",
     "Omega",
     "OrthogonalSlots",
+    "Patterns",
     "Policy",
     "PowersOfTwo",
     "Read",

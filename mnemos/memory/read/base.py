@@ -12,6 +12,7 @@ from torch import Tensor
 from mnemos.memory.control import Control
 from mnemos.memory.declaration import Declaration
 from mnemos.memory.mask import Mask
+from mnemos.memory.patterns import Patterns
 
 
 class Read(Declaration):
@@ -47,6 +48,11 @@ class Read(Declaration):
     def controls(self) -> tuple[Control, ...]:
         """What it needs from outside with every query."""
         return ()
+
+    @property
+    def patterns(self) -> Patterns:
+        """The kind of keys and values that it is made for, where it is made for one."""
+        return Patterns()
 
     def respond(
         self, q: Tensor, keys: Tensor, values: Tensor, seen: Tensor, lag: Tensor, controls: Mapping[str, Tensor]
