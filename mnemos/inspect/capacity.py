@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -178,7 +178,9 @@ class _Trial:
         for seed in range(seeds):
             generator = torch.Generator().manual_seed(seed)
             k, v = patterns.draw(most, key_dim, value_dim, generator)
-            keys.append(k), values.append(v), cues.append(patterns.cues(k, noise, generator))
+            keys.append(k)
+            values.append(v)
+            cues.append(patterns.cues(k, noise, generator))
         self.keys, self.values, self.cues = (torch.stack(x)[:, :, None].to(dtype) for x in (keys, values, cues))
         self.pairs = pairs
 
@@ -259,6 +261,7 @@ def _constant(control: Control, given: Mapping[str, float]) -> float:
 def _named(memories: AnyMemory | Sequence[AnyMemory] | Mapping[str, AnyMemory]) -> dict[str, AnyMemory]:
     if isinstance(memories, AnyMemory):
         memories = [memories]
+    named: dict[Any, Any]
     if isinstance(memories, Mapping):
         named = dict(memories)
     elif isinstance(memories, Sequence) and not isinstance(memories, str):

@@ -11,7 +11,7 @@ from mnemos.memory.log_linear import LogLinear
 from mnemos.memory.mask import Dilated, Mask, PowersOfTwo
 from mnemos.memory.objective import L2, AffineL2, Dot, Huber, Lp, Objective, RobustShift
 from mnemos.memory.patterns import Patterns
-from mnemos.memory.read import LocalLinear, Read, Relative, Softmax
+from mnemos.memory.read import Hopfield, LocalLinear, Read, Relative, Softmax, metastable_size
 from mnemos.memory.retain import ByPosition, Everything, HeavyHitters, LazyEviction, Policy, Retain, Window
 from mnemos.memory.retention import (
     DPLR,
@@ -54,6 +54,7 @@ __all__ = [
     "FDivergence",
     "HeavyHitters",
     "HigherOrder",
+    "Hopfield",
     "Huber",
     "Implicit",
     "KVMemory",
@@ -86,4 +87,5 @@ __all__ = [
     "Structure",
     "Window",
     "from_json",
+    "metastable_size",
 ]

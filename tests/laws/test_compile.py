@@ -41,6 +41,10 @@ LONG = [
     "rat",
     "memory_mosaics",
     "memory_mosaics-window",
+    "hopfield",
+    "hopfield_pooling",
+    "hopfield_pooling-steps",
+    "hopfield_lookup-steps",
 ]
 SLOW = [pytest.param(name, marks=pytest.mark.long) for name in LONG]
 

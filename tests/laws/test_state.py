@@ -178,7 +178,7 @@ def keeps_everything(declared: Any) -> bool:
     return any(keeps_everything(getattr(declared, field.name)) for field in dataclasses.fields(declared))
 
 
-GROWING = [name for name, spec in MODELS.items() if name.startswith("rat") or keeps_everything(spec)]
+GROWING = [name for name, spec in MODELS.items() if name.startswith(("rat", "hopfield_pooling-steps")) or keeps_everything(spec)]
 CONSTANT = [name for name in MODELS if name not in GROWING]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mnemos.memory.control import Controls
 from mnemos.memory.mask import Dilated, PowersOfTwo
-from mnemos.memory.read import LocalLinear, Read, Relative, Softmax
+from mnemos.memory.read import Hopfield, LocalLinear, Read, Relative, Softmax
 
 Reads = Callable[[Any, Tensor, Tensor, Tensor, Tensor, Controls], tuple[Tensor, Tensor]]
 """(rule, q (K,), keys (N, K), values (N, V), lag (N,), controls of the query) -> answer (V,) and weights (N,). There
@@ -54,7 +54,24 @@ def _relative(
     return weights @ values, weights
 
 
-READS: dict[type, Reads] = {Softmax: _softmax, LocalLinear: _local_linear, Relative: _relative}
+def _hopfield(
+    rule: Hopfield, q: Tensor, keys: Tensor, values: Tensor, lag: Tensor, controls: Controls
+) -> tuple[Tensor, Tensor]:
+    weights = torch.softmax(_scores(rule, q, keys), 0)
+    for _ in range(rule.steps):
+        before, state = weights, (weights[:, None] * keys).sum(0)
+        weights = torch.softmax(_scores(rule, state, keys), 0)
+        if math.dist(weights.tolist(), before.tolist()) <= rule.eps:
+            break
+    return weights @ values, weights
+
+
+READS: dict[type, Reads] = {
+    Softmax: _softmax,
+    LocalLinear: _local_linear,
+    Relative: _relative,
+    Hopfield: _hopfield,
+}
 
 
 def _dilated(mask: Dilated, t: int) -> set[int]:
