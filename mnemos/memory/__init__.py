@@ -1,6 +1,7 @@
 """What is kept between tokens, and how one token changes it and reads it."""
 
 from mnemos.memory.base import AnyMemory
+from mnemos.memory.cliques import Cliques
 from mnemos.memory.control import Control, Controls
 from mnemos.memory.declaration import Declaration, from_json
 from mnemos.memory.higher_order import HigherOrder
@@ -11,7 +12,7 @@ from mnemos.memory.log_linear import LogLinear
 from mnemos.memory.mask import Dilated, Mask, PowersOfTwo
 from mnemos.memory.objective import L2, AffineL2, Dot, Huber, Lp, Objective, RobustShift
 from mnemos.memory.patterns import Patterns
-from mnemos.memory.read import Hopfield, LocalLinear, Read, Relative, Softmax, metastable_size
+from mnemos.memory.read import DenseAssociative, Hopfield, LocalLinear, Read, Relative, Softmax, metastable_size
 from mnemos.memory.retain import ByPosition, Everything, HeavyHitters, LazyEviction, Policy, Retain, Window
 from mnemos.memory.retention import (
     DPLR,
@@ -28,6 +29,7 @@ from mnemos.memory.retention import (
     Retention,
 )
 from mnemos.memory.structure import MLP, Matrix, NormedMLP, Structure
+from mnemos.memory.willshaw import Willshaw
 from mnemos.memory.write import Append
 
 __all__ = [
@@ -42,10 +44,12 @@ __all__ = [
     "Bregman",
     "ByPosition",
     "Chunk",
+    "Cliques",
     "Control",
     "Controls",
     "Decay",
     "Declaration",
+    "DenseAssociative",
     "Dilated",
     "Dot",
     "ElasticNet",
@@ -85,6 +89,7 @@ __all__ = [
     "RobustShift",
     "Softmax",
     "Structure",
+    "Willshaw",
     "Window",
     "from_json",
     "metastable_size",

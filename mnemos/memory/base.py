@@ -47,6 +47,11 @@ class AnyMemory(Declaration):
         raise NotImplementedError
 
     @property
+    def differentiable(self) -> bool:
+        """Fact: gradients pass from its answers to keys or values."""
+        return True
+
+    @property
     def patterns(self) -> Patterns:
         """The kind of keys and values that it is made for, where it is made for one."""
         return Patterns()

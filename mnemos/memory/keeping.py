@@ -53,6 +53,10 @@ class KVMemory(AnyMemory):
         return self.read_rule.controls
 
     @property
+    def differentiable(self) -> bool:
+        return self.read_rule.differentiable
+
+    @property
     def patterns(self) -> Patterns:
         return self.read_rule.patterns
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +23,8 @@ class Patterns:
     kind: "unit": independent directions, of length 1; "orthogonal": the same, but every key_dim keys in a row are
     orthogonal; "sign": coordinates of +1 and -1; "sparse": `active` ones among zeros; "message": `active` clusters of
     equal size with a single one in each.
-    active: for the last two. same: each value is its own key (auto-association); otherwise values are drawn like keys.
+    active: for the last two; None for about log2 of the coordinates ("sparse"). same: each value is its own key
+    (auto-association); otherwise values are drawn like keys.
     """
 
     kind: Kind = "unit"
@@ -32,11 +34,12 @@ class Patterns:
     def __post_init__(self) -> None:
         expect(self.kind in KINDS, f"Patterns(kind=) is one of {', '.join(KINDS)}; got {self.kind!r}.")
         sparse = self.kind in ("sparse", "message")
-        if sparse and not (isinstance(self.active, int) and not isinstance(self.active, bool)):
-            raise InvalidType(
-                f'Patterns("{self.kind}", active=) is a number of {"ones" if self.kind == "sparse" else "clusters"}; '
-                f"got {self.active!r}."
-            )
+        if isinstance(self.active, bool) or not isinstance(self.active, int | None):
+            raise InvalidType(f"Patterns(active=) is a whole number; got {self.active!r}.")
+        expect(
+            self.kind != "message" or self.active is not None,
+            'Patterns("message", active=) is a number of clusters; it was left out.',
+        )
         expect(
             self.active is None or (sparse and self.active >= 1),
             'Patterns(active=) is at least 1 and belongs to "sparse" and "message"; '
@@ -67,8 +70,7 @@ class Patterns:
         if self.kind == "sign":
             wrong = round(noise * keys.shape[-1])
             return torch.where(chance.argsort(-1).argsort(-1) < wrong, -keys, keys)
-        assert self.active is not None
-        erased = round(noise * self.active)
+        erased = (noise * keys.sum(-1, keepdim=True)).round()
         order = chance.masked_fill(keys == 0, 2.0).argsort(-1).argsort(-1)  # the ones first, in random order
         return torch.where(order < erased, 0.0, keys)
 
@@ -82,11 +84,12 @@ class Patterns:
             return torch.linalg.qr(x).Q.flatten(0, 1)[:count]
         if self.kind == "sign":
             return 2.0 * torch.randint(0, 2, (count, size), generator=generator).double() - 1
-        assert self.active is not None
         if self.kind == "sparse":
-            expect(self.active <= size, f"patterns of {size} coordinates cannot have {self.active} ones.")
+            active = self.active or max(1, round(math.log2(size)))
+            expect(active <= size, f"patterns of {size} coordinates cannot have {active} ones.")
             chance = torch.rand(count, size, generator=generator, dtype=torch.float64)
-            return (chance.argsort(-1).argsort(-1) < self.active).double()
+            return (chance.argsort(-1).argsort(-1) < active).double()
+        assert self.active is not None
         expect(
             size % self.active == 0,
             f"patterns of {size} coordinates cannot be shared between {self.active} clusters of equal size.",

@@ -36,7 +36,9 @@ from mnemos.layers import (
 from mnemos.lowering import candidates, run_rows
 from mnemos.memory import (
     AnyMemory,
+    Cliques,
     Declaration,
+    DenseAssociative,
     Dilated,
     HeavyHitters,
     HigherOrder,
@@ -57,6 +59,7 @@ from mnemos.memory import (
     Retain,
     Retention,
     Structure,
+    Willshaw,
 )
 from mnemos.memory.log_linear import LogLinear
 from mnemos.memory.objective import Lp, RobustShift
@@ -112,6 +115,11 @@ VARIANTS: dict[type, list[Any]] = {
     LazyEviction: [
         LazyEviction(5, period=3, recent=2, threshold=0.15, preference=preference)
         for preference in ("printed", "described", None)
+    ],
+    DenseAssociative: [
+        DenseAssociative("power", 2),
+        DenseAssociative("rectified", 3, sweeps=2),
+        DenseAssociative("exp", sweeps=0),
     ],
     Dilated: [Dilated(2, gap=3)],
     PowersOfTwo: [PowersOfTwo(1), PowersOfTwo(2, window=2, sinks=1)],
@@ -205,6 +213,8 @@ def facets(memory: AnyMemory) -> tuple[Any, ...]:
         return (memory.form, memory.decay)
     if isinstance(memory, LogLinear):
         return (memory.memory, memory.levels)
+    if isinstance(memory, Willshaw | Cliques):
+        return (memory,)
     assert isinstance(memory, mn.KVMemory)
     return (memory.retain, memory.read_rule)
 
@@ -254,10 +264,15 @@ CORE: list[mn.Memory] = covering(core(), 3)
 LEARNING: list[mn.Memory] = list(dict.fromkeys([*CORE, *covering(every_combination(), 2)]))
 """The core, and so many of all legal combinations of all choices that any two choices that go together occur."""
 
-MEMORIES: list[AnyMemory] = [*LEARNING, *ODD, *KEEPING, *HIGHER, *LOG_LINEAR]
+LINKING: list[AnyMemory] = [Willshaw(), Willshaw(winners=2), Cliques(2, steps=3), Cliques(4, steps=1, stay=0.5)]
+
+MEMORIES: list[AnyMemory] = [*LEARNING, *ODD, *KEEPING, *HIGHER, *LOG_LINEAR, *LINKING]
 
 SOME: list[AnyMemory] = list(dict.fromkeys([*covering(core(), 2), *covering(MEMORIES, 1)]))
 """Few: any two choices of the core, and every choice there is."""
+
+SMOOTH: list[AnyMemory] = [memory for memory in SOME if memory.differentiable]
+DISCRETE: list[AnyMemory] = [memory for memory in MEMORIES if not memory.differentiable]
 
 
 def name_of(value: Declaration) -> str:
@@ -459,6 +474,8 @@ def outcome(
     loss = loss + sum(x.sin().sum() for x in content(after).values() if x.is_floating_point())
     wanted = {name: x for name, x in inputs.tensors.items() if x.requires_grad} | floating(state)
     wanted = {name: x for name, x in wanted.items() if x.is_leaf and x.requires_grad and x.numel()}
+    if not loss.requires_grad:  # answers and state are discrete
+        return out, after, dict.fromkeys(wanted)
     found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
     return out, after, dict(zip(wanted, found, strict=True))
 

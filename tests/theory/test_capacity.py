@@ -231,7 +231,9 @@ def test_what_cannot_be_measured(case: str) -> None:
 def test_patterns_that_cannot_be() -> None:
     with pytest.raises(InvalidValue, match="is one of unit, orthogonal, sign, sparse, message; got 'binary'"):
         Patterns("binary")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(InvalidType, match=r"active=\) is a number of clusters; got None"):
+    with pytest.raises(InvalidValue, match="is a number of clusters; it was left out"):
         Patterns("message")
+    with pytest.raises(InvalidType, match=r"is a whole number; got 2\.5"):
+        Patterns("sparse", active=2.5)  # pyright: ignore[reportArgumentType]
     with pytest.raises(InvalidValue, match='belongs to "sparse" and "message"; got 3 with \'unit\''):
         Patterns("unit", active=3)

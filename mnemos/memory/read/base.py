@@ -44,6 +44,9 @@ class Read(Declaration):
     plain: bool = False
     """Fact: it is the softmax average of the values and nothing else."""
 
+    differentiable: bool = True
+    """Fact: gradients pass from the answers to keys or values."""
+
     @property
     def controls(self) -> tuple[Control, ...]:
         """What it needs from outside with every query."""
