@@ -4,6 +4,9 @@ Declare what is kept between tokens and how a token changes and reads it; get a 
 streams at constant cost, and can be saved, branched and looked into.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from mnemos import zoo
 from mnemos.errors import MnemosError
 from mnemos.layers import AsContext, AsGate, LayerSpec, MemoryLayer
@@ -28,6 +31,9 @@ from mnemos.memory import (
 )
 from mnemos.models import LanguageModel, ModelSpec
 from mnemos.state import State, load_state
+
+if TYPE_CHECKING:
+    from mnemos.inspect import capacity
 
 __version__ = "0.1.0"
 
@@ -56,8 +62,15 @@ __all__ = [
     "Softmax",
     "State",
     "Window",
+    "capacity",
     "from_json",
     "load_state",
     "run",
     "zoo",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "capacity":  # its room stands above those that import this module
+        return import_module("mnemos.inspect").capacity
+    raise AttributeError(f"module 'mnemos' has no attribute {name!r}")

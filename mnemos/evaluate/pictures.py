@@ -50,7 +50,7 @@ Draw = Callable[["Axes", Comparison], None]
 
 def picture(draw: Draw, comparison: Comparison) -> str:
     """One drawing as the text of an `<svg>` element, for inside a page."""
-    with _style():
+    with style():
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(4.5, 2.8), layout="constrained")
@@ -60,7 +60,7 @@ def picture(draw: Draw, comparison: Comparison) -> str:
 
 def main_picture(comparison: Comparison, path: Path) -> None:
     """Write the picture for a README as PNG: what is remembered, what it costs, and what it takes."""
-    with _style():
+    with style():
         from matplotlib.figure import Figure
         from matplotlib.lines import Line2D
 
@@ -224,7 +224,8 @@ def _frame_learning(axes: Axes, comparison: Comparison) -> None:
     axes.set(ylim=(lowest - 0.06 * (top - lowest) - 0.02, top + 0.04 * (top - lowest) + 0.02), xlim=(0, None))
 
 
-def _style() -> Any:
+def style() -> Any:
+    """The look of all pictures, as a context. Raises RunError without matplotlib."""
     try:
         import matplotlib
     except ImportError as error:

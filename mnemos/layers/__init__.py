@@ -35,6 +35,8 @@ from mnemos.layers.gate_loop import GateLoop, GateLoopLayer
 from mnemos.layers.gated_convolution import GatedConvolution, GatedConvolutionLayer
 from mnemos.layers.gated_recurrence import GatedRecurrence, GatedRecurrenceLayer
 from mnemos.layers.head_embeddings import HeadEmbeddings, HeadEmbeddingsLayer
+from mnemos.layers.hopfield_lookup import HopfieldLookup, HopfieldLookupLayer
+from mnemos.layers.hopfield_pooling import HopfieldPooling, HopfieldPoolingLayer
 from mnemos.layers.longhorn import Longhorn, LonghornLayer
 from mnemos.layers.memory_layer import LayerSpec, MemoryLayer
 from mnemos.layers.mimetic import Mimetic
@@ -89,6 +91,10 @@ __all__ = [
     "HeadDecay",
     "HeadEmbeddings",
     "HeadEmbeddingsLayer",
+    "HopfieldLookup",
+    "HopfieldLookupLayer",
+    "HopfieldPooling",
+    "HopfieldPoolingLayer",
     "Layer",
     "LayerDeclaration",
     "LayerSpec",

@@ -1,6 +1,7 @@
 """What is kept between tokens, and how one token changes it and reads it."""
 
 from mnemos.memory.base import AnyMemory
+from mnemos.memory.cliques import Cliques
 from mnemos.memory.control import Control, Controls
 from mnemos.memory.declaration import Declaration, from_json
 from mnemos.memory.episode import Address, Boundary, Every, MeanKey, Recall, Representatives, Summary, Surprise
@@ -12,9 +13,12 @@ from mnemos.memory.learning import Memory
 from mnemos.memory.log_linear import LogLinear
 from mnemos.memory.mask import Dilated, GridNeighborhood, Mask, Neighborhood, PowersOfTwo
 from mnemos.memory.objective import L2, AffineL2, Dot, Huber, Lp, Objective, RobustShift
+from mnemos.memory.patterns import Patterns
 from mnemos.memory.read import (
     AdaptiveFilter,
+    DenseAssociative,
     DynamicMask,
+    Hopfield,
     Landmark,
     LocalLinear,
     MLPScores,
@@ -22,6 +26,7 @@ from mnemos.memory.read import (
     Relative,
     Softmax,
     SoftmaxOne,
+    metastable_size,
 )
 from mnemos.memory.retain import (
     ByPosition,
@@ -52,6 +57,7 @@ from mnemos.memory.retention import (
     Retention,
 )
 from mnemos.memory.structure import MLP, Matrix, NormedMLP, Structure
+from mnemos.memory.willshaw import Willshaw
 from mnemos.memory.write import Append
 
 __all__ = [
@@ -69,10 +75,12 @@ __all__ = [
     "Bregman",
     "ByPosition",
     "Chunk",
+    "Cliques",
     "Control",
     "Controls",
     "Decay",
     "Declaration",
+    "DenseAssociative",
     "Dilated",
     "Dot",
     "DynamicMask",
@@ -85,6 +93,7 @@ __all__ = [
     "GridNeighborhood",
     "HeavyHitters",
     "HigherOrder",
+    "Hopfield",
     "Huber",
     "Implicit",
     "KVMemory",
@@ -113,6 +122,7 @@ __all__ = [
     "Objective",
     "Omega",
     "OrthogonalSlots",
+    "Patterns",
     "Policy",
     "PowersOfTwo",
     "Read",
@@ -128,6 +138,8 @@ __all__ = [
     "Structure",
     "Summary",
     "Surprise",
+    "Willshaw",
     "Window",
     "from_json",
+    "metastable_size",
 ]

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mnemos.memory.checks import check_owner, check_query, check_token
+from mnemos.memory.checks import check_owner, check_query, check_token, check_tokens
 from mnemos.memory.control import Control, Controls
 from mnemos.memory.declaration import Declaration
+from mnemos.memory.patterns import Patterns
 from mnemos.state import Owner, State
 
 
@@ -44,6 +45,16 @@ class AnyMemory(Declaration):
     def kept(self) -> str:
         """What it keeps, in a few words."""
         raise NotImplementedError
+
+    @property
+    def differentiable(self) -> bool:
+        """Fact: gradients pass from its answers to keys or values."""
+        return True
+
+    @property
+    def patterns(self) -> Patterns:
+        """The kind of keys and values that it is made for, where it is made for one."""
+        return Patterns()
 
     def weight_shapes(self, key_dim: int, value_dim: int) -> dict[str, tuple[int, ...]]:
         """The learned tensors of its initial state, per head: name -> shape. Empty: it starts from nothing."""
@@ -90,6 +101,12 @@ class AnyMemory(Declaration):
         check_token(self, state, k, v, controls or {})
         return self._write(state, k, v, controls or {})
 
+    def write_all(self, state: State, k: Tensor, v: Tensor, controls: Controls | None = None) -> State:
+        """The state after several tokens of which none is read: k (B, N, H, K), v (B, N, H, V), controls by name (B, N,
+        H) or (B, N, H, channels). Otherwise as `write`, one after the other."""
+        check_tokens(self, state, k, v, controls or {})
+        return self._write_all(state, k, v, controls or {})
+
     def read(self, state: State, q: Tensor, controls: Controls | None = None) -> Tensor:
         """What the state answers to q (B, H, K): (B, H, V); or to several queries at once, (B, N, H, K) -> (B, N, H,
         V). controls: `read_controls` by name, (B, H) or (B, N, H) and their channels. Raises what `mn.run` raises for
@@ -117,6 +134,11 @@ class AnyMemory(Declaration):
 
     def _write(self, state: State, k: Tensor, v: Tensor, controls: Controls) -> State:
         raise NotImplementedError
+
+    def _write_all(self, state: State, k: Tensor, v: Tensor, controls: Controls) -> State:
+        for t in range(k.shape[1]):
+            state = self._write(state, k[:, t], v[:, t], {name: x[:, t] for name, x in controls.items()})
+        return state
 
     def _read(self, state: State, q: Tensor, controls: Controls) -> Tensor:
         raise NotImplementedError

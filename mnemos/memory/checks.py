@@ -107,6 +107,25 @@ def check_token(memory: AnyMemory, state: State, k: Tensor, v: Tensor, controls:
     check_controls(memory.write_controls, controls, k.shape[:2], "(batch, heads)", key_dim, value_dim)
 
 
+def check_tokens(memory: AnyMemory, state: State, k: Tensor, v: Tensor, controls: Controls) -> None:
+    """Raises unless `state` is the memory's own and k (B, N, H, K), v (B, N, H, V) and the controls are N tokens."""
+    for name, x, last in (("k", k, "key_dim"), ("v", v, "value_dim")):
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            given = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise InvalidType(f"{name} must be a floating point tensor; got {given}.")
+        if x.ndim != 4:
+            raise InvalidValue(f"{name} must be (batch, tokens, heads, {last}); got shape {tuple(x.shape)}.")
+        check_finite(name, x)
+    if k.shape[:3] != v.shape[:3]:
+        raise InvalidValue(
+            f"k and v must share (batch, tokens, heads); got {tuple(k.shape[:3])} and {tuple(v.shape[:3])}."
+        )
+    key_dim, value_dim = k.shape[3] // memory.pairs, v.shape[3] // memory.pairs
+    owner = memory.owner(k.shape[2], key_dim, value_dim)
+    expect_state(state, "write_all").check(owner, k.shape[0], "write_all", k.device)
+    check_controls(memory.write_controls, controls, k.shape[:3], "(batch, tokens, heads)", key_dim, value_dim)
+
+
 def check_query(memory: AnyMemory, state: State, q: Tensor, controls: Controls) -> None:
     """Raises unless `state` is the memory's own and q (B, H, K), or (B, N, H, K) for several, and the controls of
     reading are a query for it."""

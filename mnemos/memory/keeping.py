@@ -12,6 +12,7 @@ from mnemos.memory.base import AnyMemory
 from mnemos.memory.checks import check_sizes
 from mnemos.memory.control import Control, Controls
 from mnemos.memory.declaration import expect, expect_kind
+from mnemos.memory.patterns import Patterns
 from mnemos.memory.places import append, evict, observed, put_in_ring, put_in_table, statistics_dtype
 from mnemos.memory.read import Read, Softmax
 from mnemos.memory.retain import Everything, Policy, Retain, Window
@@ -54,6 +55,14 @@ class KVMemory(AnyMemory):
     @property
     def read_controls(self) -> tuple[Control, ...]:
         return self.read_rule.controls
+
+    @property
+    def differentiable(self) -> bool:
+        return self.read_rule.differentiable
+
+    @property
+    def patterns(self) -> Patterns:
+        return self.read_rule.patterns
 
     @property
     def kept(self) -> str:
@@ -129,10 +138,20 @@ class KVMemory(AnyMemory):
         elif isinstance(self.retain, Window):
             after = state.successor(**put_in_ring(self.retain, state, k, v))
         else:
-            return state.successor(**append(state, k, v))
+            return state.successor(**append(state, k[:, None], v[:, None]))
         if not torch.is_grad_enabled():
             state.spend()
         return after
+
+    def _write_all(self, state: State, k: Tensor, v: Tensor, controls: Controls) -> State:
+        if not isinstance(self.retain, Everything):
+            return super()._write_all(state, k, v, controls)
+        state.refuse_if_spent()
+        k, v = k.to(state["keys"].dtype), v.to(state["values"].dtype)
+        if self.read_rule.rotary is not None:
+            position = state["count"][:, None] + torch.arange(k.shape[1], device=k.device)
+            k = rotate(k, position, self.read_rule.rotary)
+        return state.successor(**append(state, k, v))
 
     def _read(self, state: State, q: Tensor, controls: Controls) -> Tensor:
         several = q.ndim == 4

@@ -12,13 +12,14 @@ Entries = dict[str, Tensor | State]
 
 
 def append(state: State, k: Tensor, v: Tensor) -> Entries:
-    """k (B, H, K), v (B, H, V) behind all others."""
-    count = state["count"]
+    """k (B, n, H, K), v (B, n, H, V) behind all others."""
+    count, number = state["count"], k.shape[1]
+    slot = count[:, None] + torch.arange(1, number + 1, device=count.device)
     return {
-        "keys": torch.cat([state["keys"], k[:, None]], 1),
-        "values": torch.cat([state["values"], v[:, None]], 1),
-        "slot": torch.cat([state["slot"], (count + 1)[:, None]], 1),
-        "count": count + 1,
+        "keys": torch.cat([state["keys"], k], 1),
+        "values": torch.cat([state["values"], v], 1),
+        "slot": torch.cat([state["slot"], slot], 1),
+        "count": count + number,
     }
 
 

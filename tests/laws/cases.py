@@ -43,7 +43,9 @@ from mnemos.memory import (
     AdaptiveFilter,
     Address,
     AnyMemory,
+    Cliques,
     Declaration,
+    DenseAssociative,
     Dilated,
     DynamicMask,
     EpisodicMemory,
@@ -51,6 +53,7 @@ from mnemos.memory import (
     GridNeighborhood,
     HeavyHitters,
     HigherOrder,
+    Hopfield,
     Implicit,
     KeyDifference,
     KeyNorm,
@@ -80,6 +83,7 @@ from mnemos.memory import (
     SoftmaxOne,
     Structure,
     Surprise,
+    Willshaw,
 )
 from mnemos.memory.log_linear import LogLinear
 from mnemos.memory.objective import Lp, RobustShift
@@ -107,6 +111,7 @@ VARIANTS: dict[type, list[Any]] = {
     FDivergence: [FDivergence("chi2"), FDivergence("reverse_kl", total=None), FDivergence("hellinger")],
     KL: [KL(), KL(total=None, decay=False)],
     Lq: [Lq(3.0, exact=True), Lq(4.0, epsilon=0.5, decay=False)],
+    Hopfield: [Hopfield(), Hopfield(3, scale=2.0), Hopfield(2, eps=0.3, mask=PowersOfTwo(1))],
     LocalLinear: [LocalLinear(0.3)],
     SoftmaxOne: [SoftmaxOne(), SoftmaxOne(scale=0.7, rotary=100.0, positions="original", mask=PowersOfTwo(1))],
     MLPScores: [MLPScores(3), MLPScores(2, activation="gelu", mask=PowersOfTwo(1))],
@@ -144,6 +149,11 @@ VARIANTS: dict[type, list[Any]] = {
     LeastFrequentlyAttended: [LeastFrequentlyAttended(5, recent=2, threshold=0.15)],
     LeastRecentlyAttended: [LeastRecentlyAttended(6, period=2, threshold=0.3)],
     Sampled: [Sampled(5, recent=1, seed=7), Sampled(7, period=5, sinks=1, recent=2)],
+    DenseAssociative: [
+        DenseAssociative("power", 2),
+        DenseAssociative("rectified", 3, sweeps=2),
+        DenseAssociative("exp", sweeps=0),
+    ],
     Dilated: [Dilated(2, gap=3)],
     Neighborhood: [Neighborhood(4, dilation=2, stride=3)],
     GridNeighborhood: [GridNeighborhood(5, rows=2, columns=2, row_dilation=2, column_dilation=2)],
@@ -266,7 +276,7 @@ def facets(memory: AnyMemory) -> tuple[Any, ...]:
         return (memory.form, memory.decay)
     if isinstance(memory, LogLinear):
         return (memory.memory, memory.levels)
-    if isinstance(memory, EpisodicMemory):
+    if isinstance(memory, EpisodicMemory | Willshaw | Cliques):
         return (memory,)
     assert isinstance(memory, mn.KVMemory)
     return (memory.retain, memory.read_rule)
@@ -317,10 +327,15 @@ CORE: list[mn.Memory] = covering(core(), 3)
 LEARNING: list[mn.Memory] = list(dict.fromkeys([*CORE, *covering(every_combination(), 2)]))
 """The core, and so many of all legal combinations of all choices that any two choices that go together occur."""
 
-MEMORIES: list[AnyMemory] = [*LEARNING, *ODD, *KEEPING, *HIGHER, *LOG_LINEAR, *EPISODIC]
+LINKING: list[AnyMemory] = [Willshaw(), Willshaw(winners=2), Cliques(2, steps=3), Cliques(4, steps=1, stay=0.5)]
+
+MEMORIES: list[AnyMemory] = [*LEARNING, *ODD, *KEEPING, *HIGHER, *LOG_LINEAR, *EPISODIC, *LINKING]
 
 SOME: list[AnyMemory] = list(dict.fromkeys([*covering(core(), 2), *covering(MEMORIES, 1)]))
 """Few: any two choices of the core, and every choice there is."""
+
+SMOOTH: list[AnyMemory] = [memory for memory in SOME if memory.differentiable]
+DISCRETE: list[AnyMemory] = [memory for memory in MEMORIES if not memory.differentiable]
 
 
 def name_of(value: Declaration) -> str:
@@ -524,6 +539,8 @@ def outcome(
     loss = loss + sum(x.sin().sum() for x in content(after).values() if x.is_floating_point())
     wanted = {name: x for name, x in inputs.tensors.items() if x.requires_grad} | floating(state)
     wanted = {name: x for name, x in wanted.items() if x.is_leaf and x.requires_grad and x.numel()}
+    if not loss.requires_grad:  # answers and state are discrete
+        return out, after, dict.fromkeys(wanted)
     found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
     return out, after, dict(zip(wanted, found, strict=True))
 
@@ -640,6 +657,8 @@ def variant_models() -> dict[str, mn.ModelSpec]:
         "landmark_attention-top": zoo.landmark_attention(block=3, top=1),
         "dynamic_mask_attention-grouped": zoo.dynamic_mask_attention(kv_heads=1),
         "rat-short": zoo.rat(chunk=3, groups=1),
+        "hopfield_pooling-steps": zoo.hopfield_pooling(quantity=3, steps=2),
+        "hopfield_lookup-steps": zoo.hopfield_lookup(entries=5, steps=2),
         "memory_mosaics-window": ContextualMemory(mn.KVMemory(retain=mn.Window(5), read=mn.Softmax(scale=1.0))),
         "memory_mosaics-lines": [
             PersistentMemory(5),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from cases import HEADS, SOME, WIDTH, Inputs, each, each_model, executors_for, make_model, some_tokens
+from cases import DISCRETE, HEADS, SMOOTH, WIDTH, Inputs, each, each_model, executors_for, make_model, some_tokens
 
 import mnemos as mn
 from mnemos.memory import AnyMemory, DynamicMask, EpisodicMemory, Landmark
 
 
-@each(SOME)
+@each(SMOOTH)
 def test_no_gradient_from_later_tokens(memory: AnyMemory) -> None:
     inputs = Inputs(memory, 37).require_grad()
     for plan in executors_for(memory, inputs):
@@ -30,7 +30,7 @@ def test_no_gradient_from_later_tokens(memory: AnyMemory) -> None:
             assert any(x is not None and x[:, t].any() for x in pair), plan
 
 
-@each(SOME)
+@each(SMOOTH)
 def test_no_gradient_from_other_rows_or_heads(memory: AnyMemory) -> None:
     inputs = Inputs(memory, 19, batch=3).require_grad()
     for plan in executors_for(memory, inputs):
@@ -42,6 +42,18 @@ def test_no_gradient_from_other_rows_or_heads(memory: AnyMemory) -> None:
                 matched_together = isinstance(memory, EpisodicMemory) and not memory.together
                 assert not gradient[[0, 2]].any() and (matched_together or not gradient[:, :, 0].any()), plan
         assert any(gradient is not None and gradient[1, :, 1].any() for gradient in gradients)
+
+
+@each(DISCRETE)
+def test_nothing_discrete_from_later_tokens_other_rows_or_heads(memory: AnyMemory) -> None:
+    inputs, others = Inputs(memory, 19, batch=3), Inputs(memory, 19, batch=3)
+    mine = torch.zeros(3, 19, 2, 1, dtype=torch.bool)
+    mine[1, :12, 1] = True
+    mixed = [torch.where(mine, x, y) for x, y in zip(inputs.cut(0, 19)[:3], others.cut(0, 19)[:3], strict=True)]
+    for plan in executors_for(memory, inputs):
+        out, _ = mn.run(memory, *inputs.cut(0, 19)[:3], plan=plan)
+        again, _ = mn.run(memory, *mixed, plan=plan)
+        assert torch.equal(out[1, :12, 1], again[1, :12, 1]) and not torch.equal(out, again), plan
 
 
 @each_model()

@@ -58,6 +58,10 @@ LONG = [
     "hcam-forgetting",
     "em_llm",
     "em_llm-small-events",
+    "hopfield",
+    "hopfield_pooling",
+    "hopfield_pooling-steps",
+    "hopfield_lookup-steps",
 ]
 SLOW = [pytest.param(name, marks=pytest.mark.long) for name in LONG]
 

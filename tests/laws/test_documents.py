@@ -106,7 +106,7 @@ def test_memory(memory: AnyMemory, layout: str) -> None:
             assert_close(out[row], by_itself, f"row {row}")
         assert_states_close(after.select(torch.tensor([row])), last, f"row {row}: state")
 
-    if mask.any():
+    if mask.any() and memory.differentiable:
         loss = out.square().sum()
         separate = sum((by_itself.square().sum() for by_itself, _ in expected), torch.zeros(()))
         found = torch.autograd.grad(loss, per_token, allow_unused=True)

@@ -181,9 +181,8 @@ def keeps_everything(declared: Any) -> bool:
     return any(keeps_everything(getattr(declared, field.name)) for field in dataclasses.fields(declared))
 
 
-GROWING = [
-    name for name, spec in MODELS.items() if name.startswith(("rat", "dual_attention")) or keeps_everything(spec)
-]
+UNSEEN = ("rat", "dual_attention", "hopfield_pooling-steps")  # keep everything without a memory in their declaration
+GROWING = [name for name, spec in MODELS.items() if name.startswith(UNSEEN) or keeps_everything(spec)]
 CONSTANT = [name for name in MODELS if name not in GROWING]
 
 

@@ -10,6 +10,7 @@ from cases import (
     CHUNK,
     HEADS,
     MEMORIES,
+    SMOOTH,
     SOME,
     WIDTH,
     Inputs,
@@ -171,7 +172,7 @@ def test_no_rows_and_no_tokens(spec: mn.ModelSpec) -> None:
     assert layer(torch.randn(2, 0, WIDTH, dtype=torch.float64))[0].shape == (2, 0, WIDTH)
 
 
-@each(SOME)
+@each(SMOOTH)
 def test_gradients_reach_back_through_an_attached_state_only(memory: AnyMemory) -> None:
     """Truncated back-propagation: detaching changes no number, and cuts the gradient exactly there."""
     inputs = Inputs(memory, 14).require_grad()

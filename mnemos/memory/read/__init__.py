@@ -2,7 +2,9 @@
 
 from mnemos.memory.read.adaptive_filter import AdaptiveFilter
 from mnemos.memory.read.base import Read
+from mnemos.memory.read.dense_associative import DenseAssociative
 from mnemos.memory.read.dynamic_mask import DynamicMask
+from mnemos.memory.read.hopfield import Hopfield, metastable_size
 from mnemos.memory.read.landmark import Landmark
 from mnemos.memory.read.local_linear import LocalLinear
 from mnemos.memory.read.mlp_scores import MLPScores
@@ -12,7 +14,9 @@ from mnemos.memory.read.softmax_one import SoftmaxOne
 
 __all__ = [
     "AdaptiveFilter",
+    "DenseAssociative",
     "DynamicMask",
+    "Hopfield",
     "Landmark",
     "LocalLinear",
     "MLPScores",
@@ -20,4 +24,5 @@ __all__ = [
     "Relative",
     "Softmax",
     "SoftmaxOne",
+    "metastable_size",
 ]

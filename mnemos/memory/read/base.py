@@ -12,6 +12,7 @@ from torch import Tensor
 from mnemos.memory.control import Control
 from mnemos.memory.declaration import Declaration
 from mnemos.memory.mask import Mask
+from mnemos.memory.patterns import Patterns
 
 
 class Read(Declaration):
@@ -48,6 +49,9 @@ class Read(Declaration):
     numbered: bool = False
     """Whether it asks where its queries stand. Then `controls` holds their "position" too, (B or 1, H or 1, n or 1)."""
 
+    differentiable: bool = True
+    """Fact: gradients pass from the answers to keys or values."""
+
     @property
     def controls(self) -> tuple[Control, ...]:
         """What it needs from outside with every query."""
@@ -58,6 +62,11 @@ class Read(Declaration):
         """What it needs from outside with every token that is written, to be kept with the entry: numbers per head, or
         several of them (per "count")."""
         return ()
+
+    @property
+    def patterns(self) -> Patterns:
+        """The kind of keys and values that it is made for, where it is made for one."""
+        return Patterns()
 
     def respond(
         self, q: Tensor, keys: Tensor, values: Tensor, seen: Tensor, lag: Tensor, controls: Mapping[str, Tensor]

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from mnemos.memory.base import AnyMemory
+from mnemos.memory.cliques import Cliques
 from mnemos.memory.control import Controls
 from mnemos.memory.episodic import EpisodicMemory
 from mnemos.memory.higher_order import HigherOrder
@@ -22,6 +23,7 @@ from mnemos.memory.learning import Memory
 from mnemos.memory.log_linear import LogLinear
 from mnemos.memory.reference.descending import descend
 from mnemos.memory.reference.keeping import keep
+from mnemos.memory.reference.linking import link_up
 from mnemos.memory.reference.log_linear import fenwick
 from mnemos.memory.reference.mini_batches import learn_in_batches
 from mnemos.memory.reference.proximal import approach
@@ -29,6 +31,7 @@ from mnemos.memory.reference.remembering import remember
 from mnemos.memory.reference.solving import solve
 from mnemos.memory.reference.summing import add_up
 from mnemos.memory.reference.windowing import follow_window
+from mnemos.memory.willshaw import Willshaw
 from mnemos.state import State
 
 Literally = Callable[[Any, Tensor, Tensor, Tensor, Controls, State, "Tensor | None"], tuple[Tensor, State]]
@@ -44,6 +47,8 @@ LITERALLY: dict[type, Literally] = {
     LogLinear: fenwick,
     EpisodicMemory: remember,
     HigherOrder: add_up,
+    Willshaw: link_up,
+    Cliques: link_up,
 }
 """By learner for the memories of the four choices, by kind of memory for all others."""
 
