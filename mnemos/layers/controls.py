@@ -370,6 +370,8 @@ def default_rule(control: Control, chunk: int) -> ControlRule:
         return Direction(0.5)
     if control.name == "bias":
         return RelativeTable()
+    if control.name == "carry":
+        return Learned(low=-1.0)
     if control.name == "level":
         return LevelWeights()
     if control.name == "angle":

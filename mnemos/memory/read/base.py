@@ -43,10 +43,16 @@ class Read(Declaration):
     plain: bool = False
     """Fact: it is the softmax average of the values and nothing else."""
 
+    passes: int = 1
+    """Fact: how often a query goes through the entries."""
+
     @property
     def controls(self) -> tuple[Control, ...]:
         """What it needs from outside with every query."""
         return ()
+
+    def check_sizes(self, key_dim: int, value_dim: int) -> None:
+        """Raises InvalidValue for keys and values of widths that it cannot work with."""
 
     def respond(
         self, q: Tensor, keys: Tensor, values: Tensor, seen: Tensor, lag: Tensor, controls: Mapping[str, Tensor]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mnemos.memory.control import Controls
 from mnemos.memory.mask import Dilated, PowersOfTwo
-from mnemos.memory.read import LocalLinear, Read, Relative, Softmax
+from mnemos.memory.read import Hops, LocalLinear, Read, Relative, Softmax
 
 Reads = Callable[[Any, Tensor, Tensor, Tensor, Tensor, Controls], tuple[Tensor, Tensor]]
 """(rule, q (K,), keys (N, K), values (N, V), lag (N,), controls of the query) -> answer (V,) and weights (N,). There
@@ -54,7 +54,17 @@ def _relative(
     return weights @ values, weights
 
 
-READS: dict[type, Reads] = {Softmax: _softmax, LocalLinear: _local_linear, Relative: _relative}
+def _hops(
+    rule: Hops, q: Tensor, keys: Tensor, values: Tensor, lag: Tensor, controls: Controls
+) -> tuple[Tensor, Tensor]:
+    u, looked = q, torch.zeros_like(keys[:, 0])
+    for _ in range(rule.hops):
+        found, weights = READS[type(rule.read)](rule.read, u, keys, values, lag, controls)
+        u, looked = torch.diag(controls["carry"]) @ u + found, looked + weights / rule.hops
+    return u, looked
+
+
+READS: dict[type, Reads] = {Hops: _hops, Softmax: _softmax, LocalLinear: _local_linear, Relative: _relative}
 
 
 def _dilated(mask: Dilated, t: int) -> set[int]:
