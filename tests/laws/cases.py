@@ -29,6 +29,7 @@ from mnemos.layers import (
     PersistentMemory,
     Phase,
     Polarised,
+    RelationalMemory,
     Sigmoid,
     Softplus,
     Unit,
@@ -483,7 +484,7 @@ def assert_equals_reference(inputs: Inputs, state: State, lengths: Tensor | None
 
 WIDTH, HEADS, VOCABULARY = 32, 2, 11
 SMALL: dict[str, Any] = {"window": 8, "chunk": 4, "segment": 8, "sinks": 2, "state_dim": 6, "gate_rank": 3, "rank": 3}
-SMALL |= {"entries": 5, "lags": 5}
+SMALL |= {"entries": 5, "lags": 5, "slots": 3}
 
 
 def small_options(build: Any) -> dict[str, Any]:
@@ -553,6 +554,8 @@ def variant_models() -> dict[str, mn.ModelSpec]:
             PersistentMemory(5),
             ContextualMemory(mn.KVMemory(read=LocalLinear(0.3, scale=1.0))),
         ],
+        "relational_memory_core-blocks": RelationalMemory(slots=3, blocks=2, gate="memory"),
+        "relational_memory_core-open": RelationalMemory(slots=2, mlp_layers=1, gate=None),
         "untied": mn.ModelSpec(pattern=(zoo.deltanet(),), tied=False),
     }
     return {name: model_spec(spec) for name, spec in layers.items()}
