@@ -44,6 +44,7 @@ from mnemos.layers.mixture import Mixture, MixtureLayer, balanced
 from mnemos.layers.persistent_memory import PersistentMemory, PersistentMemoryLayer
 from mnemos.layers.polarised import Polarised
 from mnemos.layers.recurrent_chunks import RecurrentChunks, RecurrentChunksLayer
+from mnemos.layers.relational_memory import RelationalMemory, RelationalMemoryLayer
 from mnemos.layers.segment_attention import SegmentAttention, SegmentAttentionLayer
 from mnemos.layers.state_space import StateSpace, StateSpaceLayer
 from mnemos.layers.time_mixing import TimeMixing, TimeMixingLayer
@@ -117,6 +118,8 @@ __all__ = [
     "PrefixSoftmax",
     "RecurrentChunks",
     "RecurrentChunksLayer",
+    "RelationalMemory",
+    "RelationalMemoryLayer",
     "RelativeTable",
     "SegmentAttention",
     "SegmentAttentionLayer",

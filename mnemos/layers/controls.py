@@ -438,6 +438,8 @@ def default_rule(control: Control, chunk: int) -> ControlRule:
         return RelativeTable()
     if control.name == "preference":
         return ValuePreference()
+    if control.name == "carry":
+        return Learned(low=-1.0)
     if control.name == "level":
         return LevelWeights()
     if control.name in ("first_bias", "second_weight", "second_bias", "third_weight"):

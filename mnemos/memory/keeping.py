@@ -69,8 +69,12 @@ class KVMemory(AnyMemory):
         places = self.retain.capacity
         return "all keys and values" if places is None else f"{places} keys and values"
 
+    def weight_shapes(self, key_dim: int, value_dim: int) -> dict[str, tuple[int, ...]]:
+        self.read_rule.check_sizes(key_dim, value_dim)
+        return {}
+
     def step_flops(self, key_dim: int, value_dim: int, context: int) -> float:
-        return 2.0 * (self.retain.capacity or context) * (key_dim + value_dim)
+        return 2.0 * self.read_rule.passes * (self.retain.capacity or context) * (key_dim + value_dim)
 
     @property
     def stored_width(self) -> int:
@@ -94,6 +98,7 @@ class KVMemory(AnyMemory):
     ) -> State:
         """An empty state; `heads` counts the heads of keys and values. Raises InvalidValue for any weights."""
         check_sizes(batch, heads, key_dim, value_dim)
+        self.read_rule.check_sizes(key_dim, value_dim)
         expect(not weights, "a key-value memory starts empty and takes no weights.")
         expect(
             self.read_rule.rotary is None or key_dim % 2 == 0,

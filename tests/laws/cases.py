@@ -34,6 +34,7 @@ from mnemos.layers import (
     PersistentMemory,
     Phase,
     Polarised,
+    RelationalMemory,
     Sigmoid,
     Softplus,
     Unit,
@@ -54,6 +55,7 @@ from mnemos.memory import (
     HeavyHitters,
     HigherOrder,
     Hopfield,
+    Hops,
     Implicit,
     KeyDifference,
     KeyNorm,
@@ -112,6 +114,7 @@ VARIANTS: dict[type, list[Any]] = {
     KL: [KL(), KL(total=None, decay=False)],
     Lq: [Lq(3.0, exact=True), Lq(4.0, epsilon=0.5, decay=False)],
     Hopfield: [Hopfield(), Hopfield(3, scale=2.0), Hopfield(2, eps=0.3, mask=PowersOfTwo(1))],
+    Hops: [Hops(2), Hops(3, Relative(4, scale=1.0, mask=PowersOfTwo(1)))],
     LocalLinear: [LocalLinear(0.3)],
     SoftmaxOne: [SoftmaxOne(), SoftmaxOne(scale=0.7, rotary=100.0, positions="original", mask=PowersOfTwo(1))],
     MLPScores: [MLPScores(3), MLPScores(2, activation="gelu", mask=PowersOfTwo(1))],
@@ -588,6 +591,7 @@ SMALL: dict[str, Any] = {
     "chosen": 2,
     "similar": 4,
     "contiguous": 3,
+    "slots": 3,
 }
 
 
@@ -683,6 +687,8 @@ def variant_models() -> dict[str, mn.ModelSpec]:
         "deltanet-dpfp": zoo.deltanet().replace(keys=DPFP(2, unit=True)),
         "hcam-forgetting": zoo.hcam(chunk=3, chosen=2, keep=3),
         "em_llm-small-events": mn.LayerSpec(EPISODIC[4]),
+        "relational_memory_core-blocks": RelationalMemory(slots=3, blocks=2, gate="memory"),
+        "relational_memory_core-open": RelationalMemory(slots=2, mlp_layers=1, gate=None),
         "untied": mn.ModelSpec(pattern=(zoo.deltanet(),), tied=False),
     }
     return {name: model_spec(spec) for name, spec in layers.items()}

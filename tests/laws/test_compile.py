@@ -39,6 +39,7 @@ LONG = [
     "based",
     "aaren",
     "rat",
+    "relational_memory_core",
     "memory_mosaics",
     "memory_mosaics-window",
     "adaptive_filter_attention",

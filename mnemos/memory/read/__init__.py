@@ -5,6 +5,7 @@ from mnemos.memory.read.base import Read
 from mnemos.memory.read.dense_associative import DenseAssociative
 from mnemos.memory.read.dynamic_mask import DynamicMask
 from mnemos.memory.read.hopfield import Hopfield, metastable_size
+from mnemos.memory.read.hops import Hops
 from mnemos.memory.read.landmark import Landmark
 from mnemos.memory.read.local_linear import LocalLinear
 from mnemos.memory.read.mlp_scores import MLPScores
@@ -17,6 +18,7 @@ __all__ = [
     "DenseAssociative",
     "DynamicMask",
     "Hopfield",
+    "Hops",
     "Landmark",
     "LocalLinear",
     "MLPScores",

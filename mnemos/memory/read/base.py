@@ -52,6 +52,9 @@ class Read(Declaration):
     differentiable: bool = True
     """Fact: gradients pass from the answers to keys or values."""
 
+    passes: int = 1
+    """Fact: how often a query goes through the entries."""
+
     @property
     def controls(self) -> tuple[Control, ...]:
         """What it needs from outside with every query."""
@@ -67,6 +70,9 @@ class Read(Declaration):
     def patterns(self) -> Patterns:
         """The kind of keys and values that it is made for, where it is made for one."""
         return Patterns()
+
+    def check_sizes(self, key_dim: int, value_dim: int) -> None:
+        """Raises InvalidValue for keys and values of widths that it cannot work with."""
 
     def respond(
         self, q: Tensor, keys: Tensor, values: Tensor, seen: Tensor, lag: Tensor, controls: Mapping[str, Tensor]

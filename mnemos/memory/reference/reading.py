@@ -16,6 +16,7 @@ from mnemos.memory.read import (
     DenseAssociative,
     DynamicMask,
     Hopfield,
+    Hops,
     Landmark,
     LocalLinear,
     MLPScores,
@@ -177,11 +178,22 @@ def _dense_associative(
     return out, slope / max(float(slope.sum()), 1e-300)
 
 
+def _hops(
+    rule: Hops, q: Tensor, keys: Tensor, values: Tensor, lag: Tensor, controls: Controls
+) -> tuple[Tensor, Tensor]:
+    u, looked = q, torch.zeros_like(keys[:, 0])
+    for _ in range(rule.hops):
+        found, weights = READS[type(rule.read)](rule.read, u, keys, values, lag, controls)
+        u, looked = torch.diag(controls["carry"]) @ u + found, looked + weights / rule.hops
+    return u, looked
+
+
 READS: dict[type, Reads] = {
     AdaptiveFilter: _adaptive_filter,
     DenseAssociative: _dense_associative,
     DynamicMask: _dynamic_mask,
     Hopfield: _hopfield,
+    Hops: _hops,
     Landmark: _landmark,
     LocalLinear: _local_linear,
     MLPScores: _mlp_scores,
