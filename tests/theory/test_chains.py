@@ -46,6 +46,9 @@ def test_derivatives_between_and_behind_the_weights(network: mn.MLP) -> None:
     )
     assert_same(network.end_pullback_slope(z, error, grad), by_z)
     assert_same(network.end_pullback(z, grad), by_error)  # symmetric
+    with torch.no_grad():  # by other functions
+        assert_same(network.end_pullback(z, grad), by_error)
+        assert_same(network.end_pullback_slope(z, error, grad), by_z)
 
 
 @pytest.mark.parametrize("momentum", [False, True])
