@@ -4,6 +4,7 @@ from mnemos.execute.anchored import AnchoredDual
 from mnemos.execute.anchored_map import AnchoredMap
 from mnemos.execute.attention import FullAttention, WindowedAttention
 from mnemos.execute.base import Executor
+from mnemos.execute.chain_step import ChainStep
 from mnemos.execute.conjugate_gradients import ConjugateGradients
 from mnemos.execute.decay import CumulativeDecay
 from mnemos.execute.delta import TriangularDelta
@@ -27,6 +28,7 @@ __all__ = [
     "AnchoredDual",
     "AnchoredMap",
     "BetweenEvictions",
+    "ChainStep",
     "ConjugateGradients",
     "CumulativeDecay",
     "DiagonalScan",

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from mnemos.execute.anchored import AnchoredDual
+from mnemos.execute.anchored import AnchoredDual, PlainChunk
 from mnemos.execute.coefficients import Coefficients
 from mnemos.execute.request import Request
 from mnemos.memory import GD, Memory
@@ -27,6 +25,8 @@ class AnchoredMap(AnchoredDual):
     name = "anchored map"
     summary = "the dual states of a gradient chunk formed by one product and linked together; exact"
 
+    heavy = True
+
     def declines(self, memory: Any, request: Request) -> str | None:
         if not isinstance(memory, Memory):
             return f"it runs memories that learn by the four choices; this is a {type(memory).__name__}"
@@ -44,33 +44,29 @@ class AnchoredMap(AnchoredDual):
         size = sum(o * i for o, i in shapes)
         return float(tokens * size * (2 * memory.learner.chunk + 10))
 
+    def chunk(self, memory: Memory, c: Coefficients, key_dim: int, value_dim: int) -> PlainChunk:
+        rows = slice(1, None) if memory.read_timing == "after" else slice(None, -1)
+        return LinkedChunk(memory, c, rows, list(memory.structure.shapes(key_dim, value_dim)))
+
+
+class LinkedChunk(PlainChunk):
+    """Runs a chunk whose weights are linked token by token."""
+
     def read(
         self,
-        memory: Memory,
         c: Coefficients,
-        held: dict[str, Tensor],
+        parts: dict[str, list[Tensor]],
         inputs: dict[str, Tensor],
         slopes: dict[str, Tensor],
         query: Tensor,
     ) -> Tensor:
-        rows = slice(1, None) if memory.read_timing == "after" else slice(None, -1)
-        names = list(held)
-
-        def answers(c: Coefficients, query: Tensor, *tensors: Tensor) -> Tensor:
-            linked = {}
-            for name, both, read, slope in zip(names, *(tensors[i::3] for i in range(3)), strict=True):
-                weight, *momentum = both.unsqueeze(-3).chunk(1 if c.carry_momentum is None else 2, -1)
-                written = slope[..., :, :, None] * read[..., :, None, :]
-                states = (c.write[..., 0, rows, :] @ written.flatten(-2)).unflatten(-1, written.shape[-2:])
-                states = c.carry[..., 0, rows, None, None] * weight - states
-                if c.carry_momentum is not None:
-                    states = states + c.carry_momentum[..., 0, rows, None, None] * momentum[0]
-                linked[name] = memory.retention.link(states)
-            return memory.structure.forward(lambda name, x: x @ linked[name].mT, query.unsqueeze(-2)).squeeze(-2)
-
-        tensors = [x for name in names for x in (held[name], inputs[name], slopes[name])]
-        if not torch.is_grad_enabled():
-            return answers(c, query, *tensors)
-        out = checkpoint(answers, c, query, *tensors, use_reentrant=False, preserve_rng_state=False)
-        assert isinstance(out, Tensor)
-        return out
+        linked = {}
+        for name, (weight, *momentum) in parts.items():
+            written = slopes[name][..., :, :, None] * inputs[name][..., :, None, :]
+            states = (c.write[..., 0, self.rows, :] @ written.flatten(-2)).unflatten(-1, written.shape[-2:])
+            states = c.carry[..., 0, self.rows, None, None] * weight.unsqueeze(-3) - states
+            if c.carry_momentum is not None:
+                states = states + c.carry_momentum[..., 0, self.rows, None, None] * momentum[0].unsqueeze(-3)
+            linked[name] = self.memory.retention.link(states)
+        forward = self.memory.structure.forward
+        return forward(lambda name, x: x @ linked[name].mT, query.unsqueeze(-2)).squeeze(-2)

@@ -14,10 +14,11 @@ KEPT = 2**14
 Work = Callable[..., tuple[Tensor, ...]]
 
 
-def recomputing(tokens: int) -> bool:
-    """Whether the gradients of a run over so many tokens, those of all rows and heads, are to be recomputed. Compiled
-    code is left to the compiler, which decides by itself what it keeps."""
-    return tokens > KEPT and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+def recomputing(tokens: int, heavy: bool = False) -> bool:
+    """Whether the gradients of a run over so many tokens, those of all rows and heads, are to be recomputed. heavy: it
+    is too much to be kept even for a few. Compiled code is left to the compiler, which decides by itself what it
+    keeps."""
+    return (heavy or tokens > KEPT) and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def recomputed(work: Work, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -35,10 +36,10 @@ class _Recomputed(torch.autograd.Function):
         return work(*tensors)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        wanted = ctx.needs_input_grad[1:]
-        leaves = [x.detach().requires_grad_(need) for x, need in zip(ctx.saved_tensors, wanted, strict=True)]
+        wanted, leaves, twice = ctx.needs_input_grad[1:], ctx.saved_tensors, torch.is_grad_enabled()
+        if not twice:  # no second derivatives are asked for
+            leaves = [x.detach().requires_grad_(need) for x, need in zip(leaves, wanted, strict=True)]
         with torch.enable_grad():
             made = ctx.work(*leaves)
         reached = [(x, g) for x, g in zip(made, grads, strict=True) if g is not None and x.requires_grad]
@@ -48,6 +49,7 @@ class _Recomputed(torch.autograd.Function):
                 [x for x in leaves if x.requires_grad],
                 [g for _, g in reached],
                 allow_unused=True,
+                create_graph=twice,
             )
         )
         return None, *(next(found) if need else None for need in wanted)

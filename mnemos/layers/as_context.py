@@ -62,7 +62,6 @@ class ContextLayer(Layer):
         super().__init__()
         check_width(width, heads)
         self.spec, self.width, self.heads, self.head_dim = spec, width, heads, width // heads
-        spec.to_json()  # compiled code can only read it
         expect(self.head_dim % 2 == 0, f"rotary positions need an even width per head; got {self.head_dim}.")
         assert isinstance(spec.memory.memory, Memory) and isinstance(spec.memory.memory.learner, GD)
         self.segment = spec.memory.memory.learner.chunk

@@ -41,7 +41,6 @@ class GateLayer(Layer):
     def __init__(self, spec: AsGate, width: int, heads: int):
         super().__init__()
         self.spec, self.width, self.heads = spec, width, heads
-        spec.to_json()  # compiled code can only read it
         self.layer, self.gate = spec.layer.build(width, heads), spec.gate.build(width, heads)
         self.layer_norm, self.gate_norm = RMSNorm(width), RMSNorm(width)
 

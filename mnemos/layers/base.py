@@ -43,6 +43,11 @@ class Layer(nn.Module):
     memory: Any
     """What `memory_sizes` are the sizes of."""
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if isinstance(value, Declaration):
+            value.to_json()  # compiled code can only read it
+
     @property
     def owner(self) -> Owner:
         """Whose states these are."""

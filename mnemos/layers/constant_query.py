@@ -40,8 +40,6 @@ class ConstantQueryLayer(Layer):
         super().__init__()
         check_width(width, heads)
         self.spec, self.width, self.heads, self.memory = spec, width, heads, MEMORY
-        spec.to_json()  # compiled code can only read it
-        MEMORY.to_json()
         self.query = nn.Parameter(0.02 * torch.randn(width))
         self.ask = nn.Linear(width, width, bias=False)
         self.project = nn.Linear(width, 2 * width, bias=False)

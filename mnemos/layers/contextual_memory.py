@@ -56,8 +56,6 @@ class ContextualMemoryLayer(Layer):
         super().__init__()
         check_width(width, heads)
         self.spec, self.width, self.heads, self.memory = spec, width, heads, spec.memory
-        spec.to_json()  # compiled code can only read it
-        spec.memory.to_json()
         self.keys = LeakyKeys(width, heads)
         self.value = nn.Linear(width, width, bias=False)
         nn.init.normal_(self.value.weight, std=0.02)

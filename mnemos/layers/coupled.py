@@ -73,8 +73,6 @@ class CoupledLayer(Layer):
         super().__init__()
         check_width(width, heads)
         self.spec, self.width, self.heads, self.memory = spec, width, heads, MEMORY
-        spec.to_json()  # compiled code can only read it
-        MEMORY.to_json()
         keys = round(width * spec.key_expand)
         expect(
             keys >= heads and keys % heads == 0,

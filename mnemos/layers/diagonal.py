@@ -21,8 +21,6 @@ class DiagonalLayer(Layer):
         super().__init__()
         self.spec, self.memory, self.width, self.heads = spec, memory, width, heads
         self.groups, self.channels = groups, channels
-        spec.to_json()  # compiled code can only read it
-        memory.to_json()
 
     @property
     def memory_sizes(self) -> tuple[int, int, int]:

@@ -44,7 +44,6 @@ class GatedConvolutionLayer(Layer):
     def __init__(self, spec: GatedConvolution, width: int, heads: int):
         super().__init__()
         self.spec, self.width, self.heads = spec, width, heads
-        spec.to_json()  # compiled code can only read it
         self.inner = max(round(width * spec.expand), 1)
         self.project = nn.Linear(width, 2 * self.inner)
         self.conv = ShortConvolution(self.inner, spec.size)

@@ -63,8 +63,6 @@ class LonghornLayer(Layer):
         super().__init__()
         check_width(width, heads)
         self.spec, self.width, self.heads, self.memory = spec, width, heads, spec.memory
-        spec.to_json()  # compiled code can only read it
-        spec.memory.to_json()
         self.inner = round(width * spec.expand)
         expect(self.inner >= 1, f"width * expand leaves no channel; got width={width}, expand={spec.expand}.")
         self.parts = [spec.rank or math.ceil(width / 16), spec.state_dim, spec.state_dim]

@@ -139,8 +139,6 @@ class MemoryLayer(Layer):
         self.value_dim = _head_width("value_expand", width, spec.value_expand, heads)
         expect(not spec.rotation or self.key_dim % 2 == 0, f"rotation needs an even key_dim; got {self.key_dim}.")
         self.memory = spec.memory
-        spec.to_json()  # compiled code can only read it
-        spec.memory.to_json()
         pairs = self.kv_heads * spec.memory.pairs
         self.sizes = [heads * self.key_dim, pairs * self.key_dim, pairs * self.value_dim]
         self.feature_dim = self.key_dim if spec.keys is None else spec.keys.width(self.key_dim)

@@ -116,7 +116,6 @@ class MixtureLayer(Layer):
 
     def __init__(self, spec: Mixture, width: int, heads: int):
         super().__init__()
-        spec.to_json()  # compiled code can only read it
         self.spec, self.width, self.heads = spec, width, heads
         layers = [spec.layer.build(width, heads) for _ in range(spec.count + spec.shared)]
         self.members = nn.ModuleList(_Member(layer) for layer in layers)

@@ -47,7 +47,6 @@ class PersistentMemoryLayer(Layer):
         super().__init__()
         check_width(width, heads)
         self.spec, self.width, self.heads = spec, width, heads
-        spec.to_json()  # compiled code can only read it
         size = width // heads
         self.keys = LeakyKeys(width, heads, power=2.0)
         self.bank_keys = nn.Parameter(torch.randn(heads, spec.entries, size) / size**0.5)

@@ -62,7 +62,6 @@ class RecurrentChunksLayer(Layer):
         super().__init__()
         check_width(width, heads)
         self.spec, self.width, self.heads, self.head_dim = spec, width, heads, width // heads
-        spec.to_json()  # compiled code can only read it
         self.groups = min(spec.groups, heads)
         expect(
             heads % self.groups == 0, f"heads must be a multiple of groups; got {heads} heads and {self.groups} groups."

@@ -74,8 +74,6 @@ class StateSpaceLayer(Layer):
         super().__init__()
         check_width(width, heads)
         self.spec, self.width, self.heads, self.memory = spec, width, heads, spec.memory
-        spec.to_json()  # compiled code can only read it
-        spec.memory.to_json()
         inner = round(width * spec.expand)
         expect(
             inner >= heads and inner % heads == 0,

@@ -62,8 +62,6 @@ class TimeMixingLayer(Layer):
         super().__init__()
         check_width(width, heads)
         self.spec, self.width, self.heads, self.memory = spec, width, heads, spec.memory
-        spec.to_json()  # compiled code can only read it
-        self.memory.to_json()
         self.blend = nn.Parameter(torch.full((len(BLENDS), width), 0.5))
         self.receptance, self.key, self.value, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
         self.decay = _low_rank(width, spec.rank, nn.Tanh(), torch.linspace(-6.0, 1.0, width // heads).repeat(heads))

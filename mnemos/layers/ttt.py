@@ -64,8 +64,6 @@ class TTTLayer(Layer):
         super().__init__()
         check_width(width, heads)
         self.spec, self.width, self.heads, self.memory = spec, width, heads, spec.memory
-        spec.to_json()  # compiled code can only read it
-        spec.memory.to_json()
         assert isinstance(spec.memory.learner, MiniBatch)
         self.size = spec.memory.learner.size
         self.head_dim = width // heads

@@ -7,6 +7,7 @@ from mnemos.execute import (
     AnchoredDual,
     AnchoredMap,
     BetweenEvictions,
+    ChainStep,
     ConjugateGradients,
     CumulativeDecay,
     DiagonalScan,
@@ -35,11 +36,11 @@ from mnemos.lowering.rotated_frame import RotatedFrame
 from mnemos.lowering.several_steps import SeveralSteps
 from mnemos.memory import AnyMemory
 
-STEPS: tuple[Executor, ...] = (MatrixStep(), Loop())
+STEPS: tuple[Executor, ...] = (MatrixStep(), ChainStep(), Loop())
 """For a single token."""
 
 EXECUTORS: tuple[Executor, ...] = (
-    STEPS[0],
+    *STEPS[:-1],
     FLAKernel(),
     CumulativeDecay(),
     DiagonalScan(),

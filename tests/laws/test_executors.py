@@ -146,19 +146,26 @@ def test_reading_several_queries_at_once(memory: AnyMemory) -> None:
     assert_close(together, torch.stack(single, 1), "several queries")
 
 
-@each([m for m in CORE if m.structure.linear_in_weights])
+@each([*CORE, *ODD])
 def test_a_single_token_without_gradients(memory: mn.Memory) -> None:
-    """It may run by an algorithm of its own, in place."""
-    inputs = Inputs(memory, 1)
-    state = inputs.lived()
-    arguments = (memory, inputs.q, inputs.k, inputs.v, inputs.controls)
-    for lengths in (None, torch.tensor([1, 0])):
-        expected, last = run_rows(*arguments, state, lengths, "reference")
-        with torch.no_grad():
-            out, after = run_rows(*arguments, state.clone(), lengths)
-        rows = slice(None) if lengths is None else slice(1)
-        assert_close(out[rows], expected[rows], "output")
-        assert_states_close(after, last)
+    """It may run by an algorithm of its own, in place; several of them, rows crossing chunks at different times."""
+    inputs = Inputs(memory, CHUNK + 1)
+    start = inputs.lived()
+    state, outputs = start.clone(), []
+    with torch.no_grad():
+        for t in range(CHUNK + 1):
+            out, state = run_rows(memory, *inputs.cut(t, t + 1), state)
+            outputs.append(out)
+    expected, last = run_rows(memory, *inputs.cut(0, CHUNK + 1), start, None, "reference")
+    assert_close(torch.cat(outputs, 1), expected, "output")
+    assert_states_close(state, last)
+
+    lengths = torch.tensor([1, 0])
+    expected, last = run_rows(memory, *inputs.cut(0, 1), start, lengths, "reference")
+    with torch.no_grad():
+        out, after = run_rows(memory, *inputs.cut(0, 1), start.clone(), lengths)
+    assert_close(out[:1], expected[:1], "output")
+    assert_states_close(after, last)
 
 
 @each([m for m in SOME if isinstance(m, mn.Memory)])
