@@ -483,6 +483,10 @@ def assert_close(found: Tensor, expected: Tensor, what: str, tolerance: float = 
     assert error <= tolerance * scale, f"{what}: off by {error:.2e} where numbers reach {scale:.2e}"
 
 
+ENTRIES = ("keys", "values", "episode", "address", "surprise", "received", "queued")
+"""What states hold a number or vector of for every entry, beside a policy's statistics."""
+
+
 def content(state: State) -> dict[str, Tensor]:
     """The tensors of a state by name, as far as they mean something: entries of key-value memories in the order of
     time and without empty places, wherever they are stored."""
@@ -501,7 +505,7 @@ def content(state: State) -> dict[str, Tensor]:
     order = torch.where(slot > 0, slot, torch.iinfo(torch.int64).max).argsort(axis)
     order = order[..., : int((slot > 0).sum(axis).max()) if slot.numel() else 0]
     filled = slot.gather(axis, order)
-    for name in [n for n in tensors if n in ("keys", "values") or n.startswith("statistic.")]:
+    for name in [n for n in tensors if n in ENTRIES or n.startswith("statistic.")]:
         further = [1] * (tensors[name].ndim - slot.ndim)
         index = order.view(*order.shape, *further).expand(*order.shape, *tensors[name].shape[slot.ndim :])
         real = (filled > 0).view(*filled.shape, *further)
