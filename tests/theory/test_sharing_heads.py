@@ -53,7 +53,12 @@ def test_grouped_heads_by_the_formula(kv_heads: int) -> None:
     heads = [
         attention(x @ q[i].T, x @ k[i * kv_heads // HEADS].T, x @ v[i * kv_heads // HEADS].T) for i in range(HEADS)
     ]
-    assert_same(layer(x)[0], torch.cat(heads, -1) @ layer.out.weight.T)
+    expected = torch.cat(heads, -1) @ layer.out.weight.T
+    assert_same(layer(x)[0], expected)
+    state = layer.init_state(B)
+    for t in range(T):  # and token by token
+        out, state = layer(x[:, t : t + 1], state)
+        assert_same(out[:, 0], expected[:, t])
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2])
