@@ -52,8 +52,10 @@ class AdaptiveFilter(Read):
         )
 
     def score(self, q: Tensor, keys: Tensor, lag: Tensor, controls: Mapping[str, Tensor]) -> Tensor:
-        own = {name: value[..., None].to(q.dtype) for name, value in controls.items()}
-        age = lag.clamp(min=0).to(q.dtype)
+        wide = torch.promote_types(q.dtype, torch.float32)  # residuals are differences, ages are large
+        q, keys = q.to(wide), keys.to(wide)
+        own = {name: value[..., None].to(wide) for name, value in controls.items()}
+        age = lag.clamp(min=0).to(wide)
         carried = torch.exp(-own["damping"] * age)
         apart = q.square().sum(-1, keepdim=True) + carried.square() * keys.square().sum(-1)[..., None, :]
         apart = (apart - 2 * carried * (q @ keys.mT)).clamp(min=0)
@@ -72,7 +74,7 @@ class AdaptiveFilter(Read):
         controls: Mapping[str, Tensor],
     ) -> Tensor:
         carried = torch.exp(-controls["damping"][..., None].to(weights.dtype) * lag.clamp(min=0))
-        return (weights * carried) @ values
+        return (weights * carried) @ values.to(weights.dtype)
 
 
 def carried_variance(age: Tensor, damping: Tensor, process: Tensor, source: Tensor, anchor: Tensor) -> Tensor:
