@@ -4,7 +4,9 @@ from mnemos.execute.anchored import AnchoredDual
 from mnemos.execute.anchored_map import AnchoredMap
 from mnemos.execute.attention import FullAttention, WindowedAttention
 from mnemos.execute.base import Executor
+from mnemos.execute.clustered_window import ClusterOrder
 from mnemos.execute.conjugate_gradients import ConjugateGradients
+from mnemos.execute.core_context import CoresAndWindow
 from mnemos.execute.decay import CumulativeDecay
 from mnemos.execute.delta import TriangularDelta
 from mnemos.execute.diagonal_steps import DiagonalSteps
@@ -26,7 +28,9 @@ __all__ = [
     "AnchoredDual",
     "AnchoredMap",
     "BetweenEvictions",
+    "ClusterOrder",
     "ConjugateGradients",
+    "CoresAndWindow",
     "CumulativeDecay",
     "DiagonalScan",
     "DiagonalSteps",

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mnemos.memory import AnyMemory, Everything, KVMemory
+from mnemos.memory import AnyMemory, CoreContext, Everything, KVMemory
 
 
 class Request(NamedTuple):
@@ -43,4 +43,8 @@ def state_bytes(memory: AnyMemory, request: Request, heads: int | None = None) -
         size = torch.empty(0, dtype=dtype).element_size()
         entry = heads * (request.key_dim + request.value_dim + memory.stored_width) * size + 8
         return state.nbytes + request.batch * request.length * entry
+    if isinstance(memory, CoreContext):
+        size = torch.empty(0, dtype=dtype).element_size()
+        core = heads * (request.key_dim + request.value_dim) * size + 8
+        return state.nbytes + request.batch * (request.length // memory.group) * core
     return state.nbytes

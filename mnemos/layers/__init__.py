@@ -3,6 +3,7 @@
 from mnemos.layers.as_context import AsContext, ContextLayer
 from mnemos.layers.as_gate import AsGate, GateLayer
 from mnemos.layers.base import Layer, LayerDeclaration
+from mnemos.layers.centroids import CentroidAffinity, Centroids, followed
 from mnemos.layers.constant_query import ConstantQuery, ConstantQueryLayer
 from mnemos.layers.contextual_memory import ContextualMemory, ContextualMemoryLayer
 from mnemos.layers.controls import (
@@ -23,7 +24,7 @@ from mnemos.layers.controls import (
 from mnemos.layers.coupled import Coupled, CoupledLayer
 from mnemos.layers.coupled_decays import CoupledDecay, LowerBounded, PrefixSoftmax
 from mnemos.layers.fast_forgetful import FastForgetful, FastForgetfulLayer
-from mnemos.layers.features import Elu, FeatureMap, Polynomial, Taylor, Unit
+from mnemos.layers.features import Elu, FeatureMap, Polynomial, Standard, Taylor, Unit
 from mnemos.layers.gate_loop import GateLoop, GateLoopLayer
 from mnemos.layers.gated_convolution import GatedConvolution, GatedConvolutionLayer
 from mnemos.layers.gated_recurrence import GatedRecurrence, GatedRecurrenceLayer
@@ -42,6 +43,8 @@ __all__ = [
     "TTT",
     "AsContext",
     "AsGate",
+    "CentroidAffinity",
+    "Centroids",
     "Constant",
     "ConstantQuery",
     "ConstantQueryLayer",
@@ -90,6 +93,7 @@ __all__ = [
     "RelativeTable",
     "Sigmoid",
     "Softplus",
+    "Standard",
     "StateSpace",
     "StateSpaceLayer",
     "TTTLayer",
@@ -99,4 +103,5 @@ __all__ = [
     "Unit",
     "ValuePreference",
     "balanced",
+    "followed",
 ]

@@ -7,7 +7,9 @@ from mnemos.execute import (
     AnchoredDual,
     AnchoredMap,
     BetweenEvictions,
+    ClusterOrder,
     ConjugateGradients,
+    CoresAndWindow,
     CumulativeDecay,
     DiagonalScan,
     DiagonalSteps,
@@ -56,6 +58,8 @@ EXECUTORS: tuple[Executor, ...] = (
     WindowedAttention(),
     QueryBlocks(),
     BetweenEvictions(),
+    CoresAndWindow(),
+    ClusterOrder(),
     Fenwick(),
     STEPS[-1],
 )

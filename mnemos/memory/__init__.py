@@ -1,7 +1,9 @@
 """What is kept between tokens, and how one token changes it and reads it."""
 
 from mnemos.memory.base import AnyMemory
+from mnemos.memory.clustered_window import ClusteredWindow
 from mnemos.memory.control import Control, Controls
+from mnemos.memory.core_context import CoreContext
 from mnemos.memory.declaration import Declaration, from_json
 from mnemos.memory.higher_order import HigherOrder
 from mnemos.memory.keeping import KVMemory
@@ -41,8 +43,10 @@ __all__ = [
     "Bregman",
     "ByPosition",
     "Chunk",
+    "ClusteredWindow",
     "Control",
     "Controls",
+    "CoreContext",
     "Decay",
     "Declaration",
     "Dilated",

@@ -36,6 +36,8 @@ from mnemos.layers import (
 from mnemos.lowering import candidates, run_rows
 from mnemos.memory import (
     AnyMemory,
+    ClusteredWindow,
+    CoreContext,
     Declaration,
     Dilated,
     DynamicMask,
@@ -203,6 +205,16 @@ LOG_LINEAR: list[LogLinear] = [
 """Levels that run out at once, within a chunk, and not at all."""
 
 
+CORES: list[CoreContext] = [CoreContext(3, 4), CoreContext(4, 0, rotary=100.0), CoreContext(1, 2, scale=0.7)]
+
+CLUSTERS: list[ClusteredWindow] = [
+    ClusteredWindow(3, 4),
+    ClusteredWindow(1, 5, rotary=100.0),
+    ClusteredWindow(4, 2, scale=0.7),
+    ClusteredWindow(2, 30),
+]
+
+
 def facets(memory: AnyMemory) -> tuple[Any, ...]:
     """What a memory consists of."""
     if isinstance(memory, mn.Memory):
@@ -211,6 +223,8 @@ def facets(memory: AnyMemory) -> tuple[Any, ...]:
         return (memory.form, memory.decay)
     if isinstance(memory, LogLinear):
         return (memory.memory, memory.levels)
+    if isinstance(memory, CoreContext | ClusteredWindow):
+        return (memory,)
     assert isinstance(memory, mn.KVMemory)
     return (memory.retain, memory.read_rule)
 
@@ -260,7 +274,7 @@ CORE: list[mn.Memory] = covering(core(), 3)
 LEARNING: list[mn.Memory] = list(dict.fromkeys([*CORE, *covering(every_combination(), 2)]))
 """The core, and so many of all legal combinations of all choices that any two choices that go together occur."""
 
-MEMORIES: list[AnyMemory] = [*LEARNING, *ODD, *KEEPING, *HIGHER, *LOG_LINEAR]
+MEMORIES: list[AnyMemory] = [*LEARNING, *ODD, *KEEPING, *HIGHER, *LOG_LINEAR, *CORES, *CLUSTERS]
 
 SOME: list[AnyMemory] = list(dict.fromkeys([*covering(core(), 2), *covering(MEMORIES, 1)]))
 """Few: any two choices of the core, and every choice there is."""
@@ -490,7 +504,7 @@ def assert_equals_reference(inputs: Inputs, state: State, lengths: Tensor | None
 
 WIDTH, HEADS, VOCABULARY = 32, 2, 11
 SMALL: dict[str, Any] = {"window": 8, "chunk": 4, "segment": 8, "sinks": 2, "state_dim": 6, "gate_rank": 3, "rank": 3}
-SMALL |= {"entries": 5, "lags": 5, "block": 3}
+SMALL |= {"entries": 5, "lags": 5, "block": 3, "group": 3, "clusters": 3}
 
 
 def small_options(build: Any) -> dict[str, Any]:

@@ -41,6 +41,13 @@ LONG = [
     "rat",
     "memory_mosaics",
     "memory_mosaics-window",
+    "sliding_window_dilated",
+    "power_attention",
+    "neighborhood_attention-grid",
+    "landmark_attention-top",
+    "dynamic_mask_attention",
+    "cca_attention",
+    "routing_transformer",
 ]
 SLOW = [pytest.param(name, marks=pytest.mark.long) for name in LONG]
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 from cases import (
     CHUNK,
+    CLUSTERS,
     CORE,
+    CORES,
     HIGHER,
     KEEPING,
     LEARNING,
@@ -87,7 +89,7 @@ def test_nothing_in_nothing_out(memory: AnyMemory) -> None:
         assert after.batch == 0
 
 
-@each([*LEARNING, *ODD, *KEEPING, *HIGHER])
+@each([*LEARNING, *ODD, *KEEPING, *HIGHER, *CORES, *CLUSTERS])
 def test_the_step_is_the_reference(memory: AnyMemory) -> None:
     """The fast step, with gradients on, and in place with gradients off."""
     inputs = Inputs(memory, CHUNK + 2)

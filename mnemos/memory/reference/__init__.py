@@ -13,12 +13,16 @@ from typing import Any
 from torch import Tensor
 
 from mnemos.memory.base import AnyMemory
+from mnemos.memory.clustered_window import ClusteredWindow
 from mnemos.memory.control import Controls
+from mnemos.memory.core_context import CoreContext
 from mnemos.memory.higher_order import HigherOrder
 from mnemos.memory.keeping import KVMemory
 from mnemos.memory.learner import GD, Implicit, LeastSquares, MiniBatch, Omega
 from mnemos.memory.learning import Memory
 from mnemos.memory.log_linear import LogLinear
+from mnemos.memory.reference.clustered_window import route
+from mnemos.memory.reference.core_context import pool
 from mnemos.memory.reference.descending import descend
 from mnemos.memory.reference.keeping import keep
 from mnemos.memory.reference.log_linear import fenwick
@@ -39,6 +43,8 @@ LITERALLY: dict[type, Literally] = {
     MiniBatch: learn_in_batches,
     Omega: follow_window,
     KVMemory: keep,
+    ClusteredWindow: route,
+    CoreContext: pool,
     LogLinear: fenwick,
     HigherOrder: add_up,
 }
