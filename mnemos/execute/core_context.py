@@ -77,7 +77,8 @@ class CoresAndWindow:
             ]
 
             def work(*inputs: Tensor, seen: Tensor = seen) -> tuple[Tensor, ...]:
-                return (softmax_attention(*inputs, scale, seen[:, None]),)
+                asked, near_keys, near_values = inputs
+                return (softmax_attention(asked, near_keys, near_values, scale, seen[:, None]),)
 
             outputs += recomputed(work, *inputs) if again else work(*inputs)
         return torch.cat(outputs, 1).to(v.dtype), state.successor(recent=after, cores=cores)

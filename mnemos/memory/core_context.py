@@ -130,8 +130,8 @@ class CoreContext(AnyMemory):
         if compiling or bool(complete.any()):
             places = (now[:, None] + torch.arange(1 - self.group, 1, device=now.device)) % self.ring.size
             rows = torch.arange(len(now), device=now.device)[:, None]
-            of_group = (after[name][rows, places][:, None] for name in ("keys", "values"))
-            keys, values = self.pooled(controls["query"].to(dtype)[:, None], *of_group, now[:, None])
+            members = (after[name][rows, places][:, None] for name in ("keys", "values"))
+            keys, values = self.pooled(controls["query"].to(dtype)[:, None], *members, last=now[:, None])
             number = (now // self.group)[:, None]
             needed = cores["slot"].shape[1] + 1 if compiling else int((number + 1)[complete].max())
             made = {"keys": keys, "values": values, "slot": now[:, None] + 1}

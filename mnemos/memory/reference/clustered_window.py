@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mnemos.memory.clustered_window import ClusteredWindow
 from mnemos.memory.control import Controls
+from mnemos.memory.reference.turning import turned
 from mnemos.state import State
 
 
@@ -37,11 +38,11 @@ def route(
                 affinity = controls["affinity"][b, t, h].tolist()
                 c = affinity.index(max(affinity))
                 place = c * memory.size + int(assigned[b, h, c]) % memory.size
-                keys[place], values[place], slots[place] = _turned(memory, k[b, t, h], now), v[b, t, h], now + 1
+                keys[place], values[place], slots[place] = turned(k[b, t, h], now, memory.rotary), v[b, t, h], now + 1
                 assigned[b, h, c] += 1
                 last[b, h] = c
                 read = [i for i in range(c * memory.size, (c + 1) * memory.size) if slots[i]]
-                query = _turned(memory, q[b, t, h], now)
+                query = turned(q[b, t, h], now, memory.rotary)
                 weights = torch.softmax(scale * torch.stack([query @ keys[i] for i in read]), 0)
                 answers.append(weights @ torch.stack([values[i] for i in read]))
             columns.append(torch.stack([*answers, *[v.new_zeros(v.shape[-1])] * (time - end)]) if time else v[b, :, h])
@@ -55,13 +56,3 @@ def route(
     entries = {name: torch.stack([torch.stack(row) for row in rows]) for name, rows in found.items()}
     after = state.successor(entries=held.successor(**entries), assigned=assigned, cluster=last, count=count)
     return torch.stack(outputs), after
-
-
-def _turned(memory: ClusteredWindow, x: Tensor, position: int) -> Tensor:
-    """x (K,) rotated to a position, by complex multiplication."""
-    if memory.rotary is None:
-        return x
-    half = len(x) // 2
-    angle = position * memory.rotary ** (-torch.arange(half, dtype=torch.float64, device=x.device) / half)
-    turned = torch.complex(x[:half], x[half:]) * torch.polar(torch.ones_like(angle), angle)
-    return torch.cat([turned.real, turned.imag], -1)
