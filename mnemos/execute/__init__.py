@@ -5,7 +5,9 @@ from mnemos.execute.anchored_map import AnchoredMap
 from mnemos.execute.attention import FullAttention, WindowedAttention
 from mnemos.execute.base import Executor
 from mnemos.execute.chain_step import ChainStep
+from mnemos.execute.clustered_window import ClusterOrder
 from mnemos.execute.conjugate_gradients import ConjugateGradients
+from mnemos.execute.core_context import CoresAndWindow
 from mnemos.execute.decay import CumulativeDecay
 from mnemos.execute.delta import TriangularDelta
 from mnemos.execute.diagonal_steps import DiagonalSteps
@@ -29,7 +31,9 @@ __all__ = [
     "AnchoredMap",
     "BetweenEvictions",
     "ChainStep",
+    "ClusterOrder",
     "ConjugateGradients",
+    "CoresAndWindow",
     "CumulativeDecay",
     "DiagonalScan",
     "DiagonalSteps",

@@ -175,14 +175,20 @@ def _seen(position: Tensor, slot: Tensor, size: int | None) -> Tensor:
 def attended(
     q: Tensor, keys: Tensor, values: Tensor, memory: KVMemory, seen: Tensor | None, key_dim: int | None = None
 ) -> Tensor:
-    """Softmax attention; causal where `seen` is None. Values are filled up to the keys' width for the fast kernels."""
+    """Softmax attention as `memory` reads; causal where `seen` is None."""
+    scale = memory.read_rule.scale or 1 / math.sqrt(key_dim or q.shape[-1])
+    return softmax_attention(q, keys, values, scale, seen)
+
+
+def softmax_attention(q: Tensor, keys: Tensor, values: Tensor, scale: float, seen: Tensor | None) -> Tensor:
+    """(B, T, heads, V) for q (B, T, heads, K), keys and values (B, N, H, .), seen (B, 1, T, N) or None for causal.
+    Values are filled up to the keys' width for the fast kernels."""
     q, keys, values = (x.transpose(1, 2) for x in (q.to(keys.dtype), keys, values))
     value_dim, width = values.shape[-1], q.shape[-1]
     if value_dim < width:
         values = F.pad(values, (0, width - value_dim))
     if seen is not None:  # a row that sees nothing (padding) must not become NaN, nor its gradient
         seen = seen | ~seen.any(-1, keepdim=True)
-    scale = memory.read_rule.scale or 1 / math.sqrt(key_dim or width)
     out = F.scaled_dot_product_attention(
         q, keys, values, seen, is_causal=seen is None, scale=scale, enable_gqa=q.shape[1] != keys.shape[1]
     )

@@ -51,7 +51,10 @@ class Loop:
 def _where(rows: Tensor, new: State, old: State) -> State:
     """The new state in the rows where `rows` is True; entries that only the new one has stay empty elsewhere."""
     entries: dict[str, Tensor | State] = {}
-    for name, after in new.tensors():
+    for name, after in new.entries.items():
+        if isinstance(after, State):
+            entries[name] = _where(rows, after, old.child(name))
+            continue
         before = old[name]
         if before.shape != after.shape:
             grown = after.shape[1] - before.shape[1]

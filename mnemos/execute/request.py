@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mnemos.memory import AnyMemory, EpisodicMemory, Everything, KVMemory
+from mnemos.memory import AnyMemory, CoreContext, EpisodicMemory, Everything, KVMemory
 
 
 class Request(NamedTuple):
@@ -46,4 +46,8 @@ def state_bytes(memory: AnyMemory, request: Request, heads: int | None = None) -
     if isinstance(memory, EpisodicMemory) and memory.capacity is None:
         entry = sum(x.new_empty(x.shape[2:]).nbytes for n, x in state.tensors() if n != "count")
         return state.nbytes + request.batch * request.length * entry
+    if isinstance(memory, CoreContext):
+        size = torch.empty(0, dtype=dtype).element_size()
+        core = heads * (request.key_dim + request.value_dim) * size + 8
+        return state.nbytes + request.batch * (request.length // memory.group) * core
     return state.nbytes

@@ -4,6 +4,7 @@ from mnemos.layers.agents import Agents, AgentsLayer
 from mnemos.layers.as_context import AsContext, ContextLayer
 from mnemos.layers.as_gate import AsGate, GateLayer
 from mnemos.layers.base import Layer, LayerDeclaration
+from mnemos.layers.centroids import CentroidAffinity, Centroids, followed
 from mnemos.layers.chunk_recall import ChunkRecall, ChunkRecallLayer
 from mnemos.layers.constant_query import ConstantQuery, ConstantQueryLayer
 from mnemos.layers.contextual_memory import ContextualMemory, ContextualMemoryLayer
@@ -27,7 +28,7 @@ from mnemos.layers.coupled import Coupled, CoupledLayer
 from mnemos.layers.coupled_decays import CoupledDecay, LowerBounded, PrefixSoftmax
 from mnemos.layers.dual_attention import DualAttention, DualAttentionLayer
 from mnemos.layers.fast_forgetful import FastForgetful, FastForgetfulLayer
-from mnemos.layers.features import DPFP, Elu, FeatureMap, Polynomial, Taylor, Unit
+from mnemos.layers.features import DPFP, Elu, FeatureMap, Polynomial, Standard, Taylor, Unit
 from mnemos.layers.fewer_heads import with_kv_heads
 from mnemos.layers.filter_attention import FilterAttention, FilterAttentionLayer
 from mnemos.layers.fourier import FourierFeatures, FourierInput, FourierInputLayer
@@ -57,6 +58,8 @@ __all__ = [
     "AgentsLayer",
     "AsContext",
     "AsGate",
+    "CentroidAffinity",
+    "Centroids",
     "ChunkRecall",
     "ChunkRecallLayer",
     "Constant",
@@ -125,6 +128,7 @@ __all__ = [
     "SegmentAttentionLayer",
     "Sigmoid",
     "Softplus",
+    "Standard",
     "StateSpace",
     "StateSpaceLayer",
     "TTTLayer",
@@ -134,5 +138,6 @@ __all__ = [
     "Unit",
     "ValuePreference",
     "balanced",
+    "followed",
     "with_kv_heads",
 ]

@@ -35,6 +35,15 @@ class Unit(FeatureMap):
 
 
 @dataclass(frozen=True)
+class Standard(FeatureMap):
+    """(x - mean x) / sqrt(var x + 1e-5) over the channels: layer normalisation without gain and shift, after which all
+    vectors have nearly the length sqrt(key_dim)."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:])
+
+
+@dataclass(frozen=True)
 class Elu(FeatureMap):
     """elu(x) + 1, positive (linear attention, arXiv 2006.16236)."""
 

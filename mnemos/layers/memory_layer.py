@@ -47,6 +47,7 @@ class LayerSpec(LayerDeclaration):
     kv_heads: heads of keys and values where they are fewer (key-value memories only).
     rotation: turn q and k by their positions, lowest frequency 1e-4 and highest 1 (RetNet's); for softmax reads the
     memory's own `Softmax(rotary=)` is meant. persistent: learned tokens that the memory has always read first.
+    shared_keys: queries serve as keys too.
     """
 
     memory: AnyMemory
@@ -63,6 +64,7 @@ class LayerSpec(LayerDeclaration):
     rotation: bool = False
     persistent: int = 0
     gate_rank: int | None = None
+    shared_keys: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.memory, AnyMemory):
@@ -102,6 +104,10 @@ class LayerSpec(LayerDeclaration):
             self.kv_heads is None or isinstance(self.memory, KVMemory),
             "LayerSpec(kv_heads=) is for key-value memories; a memory that learns has one state a head.",
         )
+        expect(
+            not self.shared_keys or (self.kv_heads is None and self.memory.pairs == 1),
+            "LayerSpec(shared_keys=) makes a key of each query: it goes with no kv_heads=, and one pair a token.",
+        )
         expect(self.kv_heads is None or self.kv_heads >= 1, f"LayerSpec(kv_heads=) is at least 1; got {self.kv_heads}.")
         if self.persistent and isinstance(self.memory, KVMemory) and isinstance(self.memory.retain, Window):
             expect(
@@ -140,7 +146,8 @@ class MemoryLayer(Layer):
         expect(not spec.rotation or self.key_dim % 2 == 0, f"rotation needs an even key_dim; got {self.key_dim}.")
         self.memory = spec.memory
         pairs = self.kv_heads * spec.memory.pairs
-        self.sizes = [heads * self.key_dim, pairs * self.key_dim, pairs * self.value_dim]
+        keys = 0 if spec.shared_keys else pairs * self.key_dim
+        self.sizes = [heads * self.key_dim, keys, pairs * self.value_dim]
         self.feature_dim = self.key_dim if spec.keys is None else spec.keys.width(self.key_dim)
         out = heads * self.value_dim
 
@@ -226,6 +233,7 @@ class MemoryLayer(Layer):
             mixed, entries["conv"] = self.conv(mixed, state["conv"], lengths)
             mixed = torch.cat([F.silu(mixed), spared], -1)
         q, k, v = mixed.split(self.sizes, -1)
+        k = q if self.spec.shared_keys else k
         q, k, v = (y.unflatten(-1, (n, -1)) for y, n in ((q, self.heads), (k, self.kv_heads), (v, self.kv_heads)))
         if self.spec.keys is not None:
             q, k = self.spec.keys(q), self._each_pair(self.spec.keys, k)

@@ -44,6 +44,7 @@ class Mimetic(LayerDeclaration):
             isinstance(self.layer, LayerSpec)
             and not isinstance(self.layer.memory, KVMemory)
             and self.layer.memory.pairs == 1
+            and not self.layer.shared_keys
         )
         expect(
             fit,

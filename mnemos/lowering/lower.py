@@ -8,7 +8,9 @@ from mnemos.execute import (
     AnchoredMap,
     BetweenEvictions,
     ChainStep,
+    ClusterOrder,
     ConjugateGradients,
+    CoresAndWindow,
     CumulativeDecay,
     DiagonalScan,
     DiagonalSteps,
@@ -59,6 +61,8 @@ EXECUTORS: tuple[Executor, ...] = (
     QueryBlocks(),
     BetweenEvictions(),
     EpisodeBlocks(),
+    CoresAndWindow(),
+    ClusterOrder(),
     Fenwick(),
     STEPS[-1],
 )

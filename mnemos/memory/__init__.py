@@ -2,7 +2,9 @@
 
 from mnemos.memory.base import AnyMemory
 from mnemos.memory.cliques import Cliques
+from mnemos.memory.clustered_window import ClusteredWindow
 from mnemos.memory.control import Control, Controls
+from mnemos.memory.core_context import CoreContext
 from mnemos.memory.declaration import Declaration, from_json
 from mnemos.memory.episode import Address, Boundary, Every, MeanKey, Recall, Representatives, Summary, Surprise
 from mnemos.memory.episodic import EpisodicMemory
@@ -77,8 +79,10 @@ __all__ = [
     "ByPosition",
     "Chunk",
     "Cliques",
+    "ClusteredWindow",
     "Control",
     "Controls",
+    "CoreContext",
     "Decay",
     "Declaration",
     "DenseAssociative",

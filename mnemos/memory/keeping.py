@@ -152,7 +152,7 @@ class KVMemory(AnyMemory):
         if not isinstance(self.retain, Everything):
             return super()._write_all(state, k, v, controls)
         state.refuse_if_spent()
-        k, v = k.to(state["keys"].dtype), v.to(state["values"].dtype)
+        k, v = k.to(state["keys"].dtype), self.packed(v, controls).to(state["values"].dtype)
         if self.read_rule.rotary is not None:
             position = state["count"][:, None] + torch.arange(k.shape[1], device=k.device)
             k = rotate(k, position, self.read_rule.rotary)
@@ -174,9 +174,9 @@ class KVMemory(AnyMemory):
         own_places = slot.ndim == 3
         if not own_places:
             keys, values, slot = keys.transpose(1, 2), values.transpose(1, 2), slot[:, None]
-        grouped = fold(q.to(keys.dtype), keys.shape[1])
+        asking = q.to(keys.dtype)
         if rule.rotary is not None:
-            grouped = fold(rotate(q.to(keys.dtype), newest[:, None].expand(q.shape[:2]), rule.rotary), keys.shape[1])
+            asking = rotate(asking, newest[:, None].expand(q.shape[:2]), rule.rotary)
             if rule.positions == "kept":
                 keys = self._renumbered(keys, slot, newest)
         position = slot - 1
@@ -187,7 +187,7 @@ class KVMemory(AnyMemory):
         asked = {name: fold(value, keys.shape[1]) for name, value in controls.items()}
         if rule.numbered:
             asked["position"] = newest[:, None, None]
-        out, weights = rule.respond(grouped, keys, values, seen[:, :, None], lag, asked)
+        out, weights = rule.respond(fold(asking, keys.shape[1]), keys, values, seen[:, :, None], lag, asked)
         return unfold(out, q.shape[1]).to(q.dtype), weights
 
     def _renumbered(self, keys: Tensor, slot: Tensor, newest: Tensor) -> Tensor:

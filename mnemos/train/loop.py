@@ -20,7 +20,7 @@ from torch.nn import functional
 
 import mnemos as mn
 from mnemos.errors import Diverged, InvalidValue, RunError
-from mnemos.layers import balanced
+from mnemos.layers import balanced, followed
 from mnemos.train.bar import Bar
 from mnemos.train.beginnings import beginning
 from mnemos.train.checkpoint import Position, clean_up, newest_checkpoint, write_checkpoint
@@ -183,12 +183,12 @@ class Trainer:
         last = self.state if config.initial_state != "carried" or not batch.fresh else None
         with self._autocast():
             state = beginning(config.initial_state, last, self.model.init_state(config.batch), config.fresh_rows)
-        with balanced(self.model) as balance:
+        with balanced(self.model) as balance, followed(self.model) as commitment:
             loss, after = self.loss(batch, state)
         value = loss.item()
         self._refuse_unless_finite("loss", value, lambda: self._origin(batch, state))
         self.optimizer.zero_grad(set_to_none=True)
-        (loss + balance()).backward()
+        (loss + balance() + commitment()).backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.optimiser.clip).item()
         self._refuse_unless_finite("norm of the gradient", norm, lambda: self._first_gradient(batch, state.detach()))
         self.optimizer.step()

@@ -45,6 +45,8 @@ from mnemos.memory import (
     Address,
     AnyMemory,
     Cliques,
+    ClusteredWindow,
+    CoreContext,
     Declaration,
     DenseAssociative,
     Dilated,
@@ -271,6 +273,16 @@ EPISODIC: list[EpisodicMemory] = [
 """Every part, with and without what lies around episodes."""
 
 
+CORES: list[CoreContext] = [CoreContext(3, 4), CoreContext(4, 0, rotary=100.0), CoreContext(1, 2, scale=0.7)]
+
+CLUSTERS: list[ClusteredWindow] = [
+    ClusteredWindow(3, 4),
+    ClusteredWindow(1, 5, rotary=100.0),
+    ClusteredWindow(4, 2, scale=0.7),
+    ClusteredWindow(2, 30),
+]
+
+
 def facets(memory: AnyMemory) -> tuple[Any, ...]:
     """What a memory consists of."""
     if isinstance(memory, mn.Memory):
@@ -279,7 +291,7 @@ def facets(memory: AnyMemory) -> tuple[Any, ...]:
         return (memory.form, memory.decay)
     if isinstance(memory, LogLinear):
         return (memory.memory, memory.levels)
-    if isinstance(memory, EpisodicMemory | Willshaw | Cliques):
+    if isinstance(memory, EpisodicMemory | Willshaw | Cliques | CoreContext | ClusteredWindow):
         return (memory,)
     assert isinstance(memory, mn.KVMemory)
     return (memory.retain, memory.read_rule)
@@ -332,7 +344,7 @@ LEARNING: list[mn.Memory] = list(dict.fromkeys([*CORE, *covering(every_combinati
 
 LINKING: list[AnyMemory] = [Willshaw(), Willshaw(winners=2), Cliques(2, steps=3), Cliques(4, steps=1, stay=0.5)]
 
-MEMORIES: list[AnyMemory] = [*LEARNING, *ODD, *KEEPING, *HIGHER, *LOG_LINEAR, *EPISODIC, *LINKING]
+MEMORIES: list[AnyMemory] = [*LEARNING, *ODD, *KEEPING, *HIGHER, *LOG_LINEAR, *EPISODIC, *LINKING, *CORES, *CLUSTERS]
 
 SOME: list[AnyMemory] = list(dict.fromkeys([*covering(core(), 2), *covering(MEMORIES, 1)]))
 """Few: any two choices of the core, and every choice there is."""
@@ -596,6 +608,8 @@ SMALL: dict[str, Any] = {
     "similar": 4,
     "contiguous": 3,
     "slots": 3,
+    "group": 3,
+    "clusters": 3,
 }
 
 

@@ -63,6 +63,13 @@ LONG = [
     "hopfield_pooling",
     "hopfield_pooling-steps",
     "hopfield_lookup-steps",
+    "sliding_window_dilated",
+    "power_attention",
+    "neighborhood_attention-grid",
+    "landmark_attention-top",
+    "dynamic_mask_attention",
+    "cca_attention",
+    "routing_transformer",
 ]
 SLOW = [pytest.param(name, marks=pytest.mark.long) for name in LONG]
 

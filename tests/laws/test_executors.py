@@ -6,7 +6,9 @@ import pytest
 import torch
 from cases import (
     CHUNK,
+    CLUSTERS,
     CORE,
+    CORES,
     EPISODIC,
     HIGHER,
     KEEPING,
@@ -101,7 +103,7 @@ def test_nothing_in_nothing_out(memory: AnyMemory) -> None:
         assert after.batch == 0
 
 
-@each([*LEARNING, *ODD, *KEEPING, *HIGHER, *EPISODIC])
+@each([*LEARNING, *ODD, *KEEPING, *HIGHER, *EPISODIC, *CORES, *CLUSTERS])
 def test_the_step_is_the_reference(memory: AnyMemory) -> None:
     """The fast step, with gradients on, and in place with gradients off."""
     inputs = Inputs(memory, CHUNK + 2)
@@ -168,8 +170,8 @@ def test_a_single_token_without_gradients(memory: mn.Memory) -> None:
     assert_states_close(after, last)
 
 
-@each([m for m in SOME if isinstance(m, mn.Memory)])
-def test_long_runs_that_make_their_intermediates_again(memory: mn.Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+@each(SOME)
+def test_long_runs_that_make_their_intermediates_again(memory: AnyMemory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mnemos.execute.recompute.KEPT", 0)
     inputs = Inputs(memory, length_for(memory), batch=3).require_grad()
     assert_equals_reference(inputs, leaves_of(inputs.lived()), torch.tensor([CHUNK + 1, inputs.q.shape[1], 1]))

@@ -27,7 +27,7 @@ from cases import (
 import mnemos as mn
 from mnemos.errors import StateError
 from mnemos.layers import ChunkRecall
-from mnemos.memory import AnyMemory, Declaration, EpisodicMemory, Retain
+from mnemos.memory import AnyMemory, CoreContext, Declaration, EpisodicMemory, Retain
 from mnemos.state import State
 
 
@@ -173,6 +173,8 @@ def keeps_everything(declared: Any) -> bool:
         return declared.capacity is None
     if isinstance(declared, ChunkRecall):
         return declared.keep is None
+    if isinstance(declared, CoreContext):
+        return True
     if isinstance(declared, tuple):
         return any(keeps_everything(part) for part in declared)
     if not isinstance(declared, Declaration):
@@ -220,7 +222,7 @@ def test_fast_weights_stay_float32_in_a_bfloat16_model(spec: mn.ModelSpec) -> No
     logits, state = model(some_tokens(2, 13))
     assert logits.dtype == torch.bfloat16 and torch.isfinite(logits).all()
     for name, tensor in state.tensors():
-        last = name.rsplit("memory.", 1)[-1]
+        last = name.rsplit(".", 1)[-1]
         if not tensor.is_floating_point():
             continue
         sums = name.endswith((".decay", ".log_sum", ".running")) or "held." in name

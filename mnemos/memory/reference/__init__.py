@@ -14,13 +14,17 @@ from torch import Tensor
 
 from mnemos.memory.base import AnyMemory
 from mnemos.memory.cliques import Cliques
+from mnemos.memory.clustered_window import ClusteredWindow
 from mnemos.memory.control import Controls
+from mnemos.memory.core_context import CoreContext
 from mnemos.memory.episodic import EpisodicMemory
 from mnemos.memory.higher_order import HigherOrder
 from mnemos.memory.keeping import KVMemory
 from mnemos.memory.learner import GD, Implicit, LeastSquares, MiniBatch, Omega
 from mnemos.memory.learning import Memory
 from mnemos.memory.log_linear import LogLinear
+from mnemos.memory.reference.clustered_window import route
+from mnemos.memory.reference.core_context import pool
 from mnemos.memory.reference.descending import descend
 from mnemos.memory.reference.keeping import keep
 from mnemos.memory.reference.linking import link_up
@@ -44,6 +48,8 @@ LITERALLY: dict[type, Literally] = {
     MiniBatch: learn_in_batches,
     Omega: follow_window,
     KVMemory: keep,
+    ClusteredWindow: route,
+    CoreContext: pool,
     LogLinear: fenwick,
     EpisodicMemory: remember,
     HigherOrder: add_up,
