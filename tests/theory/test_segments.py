@@ -737,8 +737,11 @@ def test_memoria_passes_no_gradient_through_engrams() -> None:
     """Not to earlier segments' tokens, but to what makes engrams of their outputs."""
     model = model_of(mn.zoo.memoria(segment=4, working=3, short=6, long=4, reminded=2), 2)
     embedded: list[Tensor] = []
-    hook: Any = lambda module, args, out: embedded.append(out)  # noqa: E731
-    model.embedding.register_forward_hook(hook)
+
+    def hear(module: Any, inputs: Any, output: Tensor) -> None:
+        embedded.append(output)
+
+    model.embedding.register_forward_hook(hear)
     tokens = tokens_of(1, 12)
     logits, _ = model(tokens)
     abstract: Any = model.carried.abstract  # pyright: ignore
