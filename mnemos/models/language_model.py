@@ -184,7 +184,7 @@ class LanguageModel(nn.Module):
         def note(i: int, y: Tensor) -> None:
             if failures is not None:
                 failures.output(y)
-                failures.layer = i + 1
+                failures.layer = (i + 1) % len(self.blocks)  # segments go through all blocks in turn
 
         if failures is not None:
             failures.layer = 0
@@ -256,6 +256,6 @@ class LanguageModel(nn.Module):
                 lines += [
                     "",
                     f"layer in {self.spec.layers.count(spec)} of {self.spec.depth} blocks:",
-                    layer.explain(length),
+                    layer.explain(length if self.carried is None else self.carried.span(length)),
                 ]
         return "\n".join(lines)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import mnemos as mn
-from mnemos.errors import InvalidType, InvalidValue
+from mnemos.errors import Diverged, InvalidType, InvalidValue
 from mnemos.layers import DPFP, SegmentAttention
 from mnemos.layers.segment_attention import SegmentAttentionLayer
 from mnemos.memory import Chunk
@@ -737,8 +737,11 @@ def test_memoria_passes_no_gradient_through_engrams() -> None:
     """Not to earlier segments' tokens, but to what makes engrams of their outputs."""
     model = model_of(mn.zoo.memoria(segment=4, working=3, short=6, long=4, reminded=2), 2)
     embedded: list[Tensor] = []
-    hook: Any = lambda module, args, out: embedded.append(out)  # noqa: E731
-    model.embedding.register_forward_hook(hook)
+
+    def hear(module: Any, inputs: Any, output: Tensor) -> None:
+        embedded.append(output)
+
+    model.embedding.register_forward_hook(hear)
     tokens = tokens_of(1, 12)
     logits, _ = model(tokens)
     abstract: Any = model.carried.abstract  # pyright: ignore
@@ -749,6 +752,31 @@ def test_memoria_passes_no_gradient_through_engrams() -> None:
     other = tokens.clone()
     other[0, 1] = (other[0, 1] + 1) % VOCABULARY
     assert (model(other)[0] - logits)[0, 8:].abs().max() > 1e-9  # yet they are remembered
+
+
+def test_numbers_that_are_not_finite_are_placed() -> None:
+    """In the second segment too: the layer under way is counted anew in each."""
+    model = model_of(mn.zoo.rmt(segment=4, tokens=2))
+
+    def fail(norm: Any, inputs: Any, output: Tensor) -> Tensor:
+        there = (inputs[0] == model.embedding.weight[6]).all(-1, keepdim=True)
+        return torch.where(there, torch.inf, output)
+
+    model.blocks[0].norm.register_forward_hook(fail)  # pyright: ignore
+    with pytest.raises(Diverged) as caught:
+        model(torch.tensor([[0, 1, 2, 0, 1, 2, 6, 3, 1, 0]]), checks=True)
+    assert (caught.value.layer, caught.value.row, caught.value.token) == (0, 0, 6)
+
+
+def test_costs_are_those_of_segments() -> None:
+    """Per token as much at any length of whole segments, and more for every memory token."""
+    costs = {}
+    for tokens in (0, 4):
+        model = mn.LanguageModel(mn.zoo.rmt(segment=16, tokens=tokens).replace(width=32, depth=2, heads=2))
+        costs[tokens] = model.flops_per_token(64)
+        assert model.flops_per_token(640) == pytest.approx(costs[tokens])
+        assert f"segments of 16 tokens, one after another, with {tokens} memory tokens handed on" in model.explain(64)
+    assert costs[4] > 1.3 * costs[0]
 
 
 BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {

@@ -1,7 +1,7 @@
 """Models that read in segments: what a segment hands to the next one."""
 
 from mnemos.models.segments.associative import Associative, CarriedAssociations
-from mnemos.models.segments.base import Carried, Segments
+from mnemos.models.segments.base import Carried, Piece, Segments, Stacked, changed, with_rows
 from mnemos.models.segments.engrams import CarriedEngrams, Engrams
 from mnemos.models.segments.look_ahead import LookAhead, RefreshedMemory
 from mnemos.models.segments.memory_tokens import CarriedTokens, MemoryTokens
@@ -16,7 +16,11 @@ __all__ = [
     "Engrams",
     "LookAhead",
     "MemoryTokens",
+    "Piece",
     "RefreshedMemory",
     "Segments",
+    "Stacked",
+    "changed",
     "in_segments",
+    "with_rows",
 ]

@@ -142,6 +142,10 @@ class Carried(nn.Module):
         each token at its place of the segment; `last` (B, behind, width) as well, where it ends."""
         return state
 
+    def span(self, length: int) -> int:
+        """How many tokens a layer sees at once, of a row of `length`."""
+        return min(length, self.before + self.size + self.behind) if self.restarts else length
+
     def layer_flops(self, flops: Callable[[int], float], length: int) -> float:
         """What a layer costs on `length` tokens, when it costs flops(n) on n."""
         if not self.restarts:
