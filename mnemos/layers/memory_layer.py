@@ -229,9 +229,9 @@ class MemoryLayer(Layer):
         (B, T, sum(sizes))."""
         entries: dict[str, Tensor | State] = {}
         if self.conv is not None:
-            mixed, spared = mixed.split(self.mixed_sizes, -1)
-            mixed, entries["conv"] = self.conv(mixed, state["conv"], lengths)
-            mixed = torch.cat([F.silu(mixed), spared], -1)
+            convolved, spared = mixed.split(self.mixed_sizes, -1) if self.mixed_sizes[1] else (mixed, None)
+            convolved, entries["conv"] = self.conv(convolved, state["conv"], lengths)
+            mixed = F.silu(convolved) if spared is None else torch.cat([F.silu(convolved), spared], -1)
         q, k, v = mixed.split(self.sizes, -1)
         k = q if self.spec.shared_keys else k
         q, k, v = (y.unflatten(-1, (n, -1)) for y, n in ((q, self.heads), (k, self.kv_heads), (v, self.kv_heads)))
