@@ -38,7 +38,7 @@ class QueryBlocks:
     def flops(self, memory: Any, request: Request) -> float:
         reach = memory.retain.capacity or request.length / 2
         pairs = request.batch * request.heads * request.length * min(reach, request.length)
-        return float(pairs * 2 * (request.key_dim + request.value_dim))
+        return pairs * memory.read_rule.pair_flops(request.key_dim, request.value_dim)
 
     def run(
         self,

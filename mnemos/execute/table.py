@@ -33,7 +33,7 @@ class BetweenEvictions:
 
     def flops(self, memory: Any, request: Request) -> float:
         pairs = request.batch * request.heads * request.length * min(memory.retain.capacity, request.length)
-        return float(pairs * 2 * (request.key_dim + request.value_dim))
+        return pairs * memory.read_rule.pair_flops(request.key_dim, request.value_dim)
 
     def run(
         self,

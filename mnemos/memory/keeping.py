@@ -57,7 +57,7 @@ class KVMemory(AnyMemory):
         return "all keys and values" if places is None else f"{places} keys and values"
 
     def step_flops(self, key_dim: int, value_dim: int, context: int) -> float:
-        return 2.0 * (self.retain.capacity or context) * (key_dim + value_dim)
+        return (self.retain.capacity or context) * self.read_rule.pair_flops(key_dim, value_dim)
 
     def init(
         self,
