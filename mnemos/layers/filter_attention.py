@@ -13,7 +13,7 @@ from mnemos.layers.controls import default_rule
 from mnemos.lowering import run_rows
 from mnemos.memory import AdaptiveFilter, Append, Everything, KVMemory, Retain
 from mnemos.memory.declaration import expect, expect_kind
-from mnemos.memory.rotary import rotate
+from mnemos.memory.rotary import turn_pairs
 from mnemos.state import State
 
 
@@ -26,16 +26,23 @@ class FilterAttention(LayerDeclaration):
 
     where `filter` is the read AdaptiveFilter: observations carried to the present, weighed by how certain they are and
     how well they fit the query. What goes on is the innovation, what the past says beyond the token's own value: zero
-    for a first token. The six numbers of the filter are learned, one a head.
+    for a first token. The numbers of the filter are learned, one a head.
 
-    rotary: base of the rotary angles. retain: which of the entries stay.
+    rotary: base of the rotary angles. coupling: None for the same angles in all heads and a learned damping; a number
+    b couples them: the frequencies are shared out, the fastest to the first head, and a head's damping is b times its
+    fastest one, so that heads that turn slowly remember long. retain: which of the entries stay.
     """
 
     rotary: float = 10000.0
+    coupling: float | None = None
     retain: Retain = field(default_factory=Everything)
 
     def __post_init__(self) -> None:
         expect(self.rotary > 1, f"FilterAttention(rotary=) is a base above 1; got {self.rotary}.")
+        expect(
+            self.coupling is None or self.coupling >= 0,
+            f"FilterAttention(coupling=) is a factor of at least 0, or None; got {self.coupling}.",
+        )
         expect_kind(self.retain, Retain, "retain", "Everything() or Window(256)")
 
     @property
@@ -62,12 +69,13 @@ class FilterAttentionLayer(Layer):
         spec.to_json()  # compiled code can only read it
         self.memory.to_json()
         self.project = nn.Linear(width, 3 * width, bias=False)
-        rules = {c.name: default_rule(c, 1) for c in self.memory.controls}
+        learned = [c for c in self.memory.controls if c.name != "damping" or spec.coupling is None]
+        rules = {c.name: default_rule(c, 1) for c in learned}
         self.controls = nn.ModuleDict({name: rule.build(width, heads, None) for name, rule in rules.items()})
-        starts = {  # the heads remember from ten to a thousand tokens; scores begin as large as scaled dot products
-            "damping": torch.logspace(-1, -3, heads, dtype=torch.float64),
-            "sharpness": torch.full((heads,), math.sqrt(width // heads), dtype=torch.float64),
-        }
+        # Scores begin as large as scaled dot products; learned dampings remember from ten to a thousand tokens.
+        starts = {"sharpness": torch.full((heads,), math.sqrt(width // heads), dtype=torch.float64)}
+        if spec.coupling is None:
+            starts["damping"] = torch.logspace(-1, -3, heads, dtype=torch.float64)
         with torch.no_grad():
             for name, start in starts.items():
                 self.controls[name].get_parameter("raw").copy_(start + torch.log(-torch.expm1(-start)))
@@ -76,6 +84,13 @@ class FilterAttentionLayer(Layer):
     @property
     def memory_sizes(self) -> tuple[int, int, int]:
         return self.heads, self.width // self.heads, self.width // self.heads
+
+    def frequencies(self, device: torch.device) -> Tensor:
+        """Angles a token by which the pairs of channels turn, (H, K/2) in float64."""
+        half = self.width // self.heads // 2
+        number = half if self.spec.coupling is None else self.heads * half
+        falling = self.spec.rotary ** (-torch.arange(number, dtype=torch.float64, device=device) / number)
+        return falling.view(-1, half).expand(self.heads, half)
 
     def fresh_state(self) -> State:
         weight = self.out.weight
@@ -90,11 +105,16 @@ class FilterAttentionLayer(Layer):
         length, count = x.shape[1], state["count"]
         position = count[:, None] + torch.arange(length, device=x.device)
         q, k, v = (y.unflatten(-1, (self.heads, -1)) for y in self.project(x).chunk(3, -1))
-        q, k, back = (rotate(y, -position, self.spec.rotary) for y in (q, k, v))
+        frequencies = self.frequencies(x.device)
+        angles = position.double()[..., None, None] * frequencies
+        q, k, back = (turn_pairs(y, -angles) for y in (q, k, v))
         controls = {name: rule(x) for name, rule in self.controls.items()}
+        if self.spec.coupling is not None:
+            damping = self.spec.coupling * frequencies[:, 0]
+            controls["damping"] = damping.to(controls["process"].dtype).expand_as(controls["process"])
         with torch.autocast(x.device.type, enabled=False):  # the memory keeps its own precision
             o, memory = run_rows(self.memory, q, k, back, controls, state.child("memory"), lengths)
-        innovation = rotate(o.to(v.dtype), position, self.spec.rotary) - v
+        innovation = turn_pairs(o.to(v.dtype), angles) - v
         count = count + (length if lengths is None else lengths)
         return self.out(innovation.flatten(-2)), state.successor(memory=memory, count=count)
 

@@ -85,6 +85,7 @@ class KVMemory(AnyMemory):
         """Values (..., H, V) with what the read rule stores with them behind, (..., H, V + stored_width)."""
         further = [controls[c.name] if c.count else controls[c.name][..., None] for c in self.write_controls]
         return torch.cat([v, *(x.to(v.dtype) for x in further)], -1) if further else v
+        return (self.retain.capacity or context) * self.read_rule.pair_flops(key_dim, value_dim)
 
     def init(
         self,

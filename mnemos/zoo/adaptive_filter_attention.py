@@ -22,5 +22,7 @@ from mnemos.zoo.registry import published
         "tokens are one unit of time apart",
     ),
 )
-def adaptive_filter_attention() -> FilterAttention:
-    return FilterAttention()
+def adaptive_filter_attention(*, coupling: float | None = None) -> FilterAttention:
+    """coupling: None for learned dampings; 0.05 or 5 for the paper's spectrally coupled ones, so many times the fastest
+    frequency of each head's band."""
+    return FilterAttention(coupling=coupling)

@@ -272,7 +272,7 @@ CASES: list[Case] = [
         mn.from_json,
         {"text": '{"kind": "Memroy"}'},
         InvalidValue,
-        "unknown kind of declaration 'Memroy'; known are AffineL2, Append, AsContext, AsGate, ",
+        "unknown kind of declaration 'Memroy'; known are A",
     ),
     (mn.from_json, {"text": '{"kind": ["GD"]}'}, InvalidValue, "unknown kind of declaration ['GD']; known are "),
     (
@@ -300,6 +300,7 @@ CASES: list[Case] = [
     ),
     (mn.zoo.model, {"name": "titans-lmm"}, InvalidValue, "no system is called 'titans-lmm'; did you mean titans_lmm, "),
     (mn.zoo.model, {"name": "zzz"}, InvalidValue, "did you mean aaren, "),
+    (mn.zoo.model, {"name": "zzz"}, InvalidValue, "did you mean aaren, a"),
 ]
 
 

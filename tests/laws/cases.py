@@ -691,7 +691,7 @@ def variant_models() -> dict[str, mn.ModelSpec]:
         "dual_attention-sensory": DualAttention(0),
         "multi_head_embeddings-add": zoo.multi_head_embeddings(combine="add"),
         "multi_head_embeddings-window": HeadEmbeddings(retain=mn.Window(5)),
-        "adaptive_filter_attention-window": FilterAttention(retain=mn.Window(5, sinks=2)),
+        "adaptive_filter_attention-window": FilterAttention(coupling=0.05, retain=mn.Window(5, sinks=2)),
         "neural_attention-per-head": zoo.neural_attention(per_head=True),
         "agent_attention-no-conv": zoo.agent_attention(agents=2, conv=None),
         "fanformer-delta": FourierInput(zoo.deltanet()),

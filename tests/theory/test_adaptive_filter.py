@@ -152,26 +152,33 @@ def test_a_state_that_only_wanders_is_read_with_a_logarithmic_bias() -> None:
     assert_same(out, torch.einsum("ts,bshv->bthv", weights, v), 1e-6)
 
 
-def built() -> FilterAttentionLayer:
+def built(coupling: float | None = None) -> FilterAttentionLayer:
     """A layer with numbers of every head's own."""
-    layer = FilterAttention(rotary=50.0).build(H * K, H).double()
+    layer = FilterAttention(rotary=50.0, coupling=coupling).build(H * K, H).double()
     with torch.no_grad():
         for rule in layer.controls.values():
             rule.get_parameter("raw").add_(torch.randn(H))
     return layer
 
 
-def test_the_layer_by_complex_numbers() -> None:
+@pytest.mark.parametrize("coupling", [None, 0.05, 5.0])
+def test_the_layer_by_complex_numbers(coupling: float | None) -> None:
     """z_j carried to t: e^(-damping lag + i omega lag) z_j; channel i and i + K/2 are one complex number."""
-    layer, x = built(), torch.randn(B, T, H * K, dtype=torch.float64)
+    layer, x = built(coupling), torch.randn(B, T, H * K, dtype=torch.float64)
     q, k, v = (
         torch.complex(y[..., : K // 2], y[..., K // 2 :])
         for y in (y.unflatten(-1, (H, K)) for y in layer.project(x).chunk(3, -1))
     )
-    omega = 50.0 ** (-torch.arange(K // 2, dtype=torch.float64) / (K // 2))
+    if coupling is None:
+        bands = [[50.0 ** (-i / (K // 2)) for i in range(K // 2)]] * H
+    else:  # each head has the next few of all frequencies
+        bands = [[50.0 ** (-(h * K // 2 + i) / (H * K // 2)) for i in range(K // 2)] for h in range(H)]
     own = {name: rule(x)[0, 0].detach() for name, rule in layer.controls.items()}
     out = torch.zeros(B, T, H, K, dtype=torch.float64)
     for h in range(H):
+        omega = torch.tensor(bands[h], dtype=torch.float64)
+        if coupling is not None:
+            own["damping"] = coupling * torch.tensor([max(band) for band in bands], dtype=torch.float64)
         damping, process, source, anchor, freedom, sharpness = (float(own[name][h]) for name in NAMES)
         nu = freedom * K
         for t in range(T):
@@ -210,11 +217,15 @@ def test_six_numbers_a_head() -> None:
     assert sum(p.numel() for p in layer.parameters()) == 4 * 32**2 + 6 * 4
     damping = layer.controls["damping"](torch.zeros(1, 1, 32))[0, 0]
     assert torch.allclose(damping, torch.logspace(-1, -3, 4), rtol=1e-4)
+    coupled = FilterAttention(coupling=0.05).build(32, 4)
+    assert sum(p.numel() for p in coupled.parameters()) == 4 * 32**2 + 5 * 4
 
 
 def test_bad_options_are_named() -> None:
     with pytest.raises(InvalidValue, match=r"FilterAttention\(rotary=\) is a base above 1"):
         FilterAttention(rotary=1.0)
+    with pytest.raises(InvalidValue, match=r"coupling=\) is a factor of at least 0"):
+        mn.zoo.adaptive_filter_attention(coupling=-0.1)
     with pytest.raises(InvalidType, match="retain= takes a Retain"):
         FilterAttention(retain=3)  # pyright: ignore[reportArgumentType]
     with pytest.raises(InvalidValue, match="rotary positions turn pairs of channels; got 3 a head"):

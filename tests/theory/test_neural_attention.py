@@ -186,6 +186,14 @@ def test_one_network_for_all_heads_or_one_a_head() -> None:
         assert shapes == {name: (number, size) for name, size in wanted.items()}
 
 
+def test_the_network_is_counted() -> None:
+    """For a pair: K sums and activations, a matrix of hidden x K, its layer's weights, and the value."""
+    layer = mn.zoo.neural_attention(hidden=3).build(64, 4)
+    pairs = 4 * 128 * 128 / 2
+    assert layer.plan(128).flops == pairs * 2 * (2 * 3 + 2 + 3 + 16)
+    assert mn.KVMemory(read=MLPScores(3)).step_flops(2, 16, 100) == 100 * 2 * (2 * 3 + 2 + 3 + 16)
+
+
 def test_bad_options_are_named() -> None:
     with pytest.raises(InvalidValue, match=r"MLPScores\(hidden=\) is a width of at least 1; got 0"):
         MLPScores(0)

@@ -74,6 +74,10 @@ class Read(Declaration):
     def check_sizes(self, key_dim: int, value_dim: int) -> None:
         """Raises InvalidValue for keys and values of widths that it cannot work with."""
 
+    def pair_flops(self, key_dim: int, value_dim: int) -> float:
+        """Floating point operations for one query and one entry, to leading order."""
+        return 2.0 * (key_dim + value_dim)
+
     def respond(
         self, q: Tensor, keys: Tensor, values: Tensor, seen: Tensor, lag: Tensor, controls: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:

@@ -53,6 +53,9 @@ class MLPScores(Read):
             Control("third_weight", "count", low, high, "its last layer", self.hidden),
         )
 
+    def pair_flops(self, key_dim: int, value_dim: int) -> float:
+        return 2.0 * (key_dim * (self.hidden + 1) + self.hidden + value_dim)
+
     def score(self, q: Tensor, keys: Tensor, lag: Tensor, controls: Mapping[str, Tensor]) -> Tensor:
         f, mine = ACTIVATIONS[self.activation], {name: value.to(q.dtype) for name, value in controls.items()}
         first = f((q + mine["first_bias"])[..., :, None, :] + keys[..., None, :, :])  # (B, H, n, N, K)
