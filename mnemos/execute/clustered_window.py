@@ -14,6 +14,8 @@ from mnemos.memory import ClusteredWindow, Controls
 from mnemos.memory.rotary import rotate
 from mnemos.state import State
 
+BLOCK = 64
+
 
 class ClusterOrder:
     """Old entries and new ones of each head are put in order, cluster by cluster and by time within it. There the last
@@ -48,11 +50,15 @@ class ClusterOrder:
         chosen = controls["affinity"].argmax(-1).transpose(1, 2)  # (B, H, T)
 
         # Everything there is, cluster by cluster and by time; what is no entry goes to a cluster behind the others.
-        old = torch.arange(places, device=q.device) // memory.size
-        slot = torch.cat([entries["slot"], new_slots(position, lengths)[:, None].expand_as(chosen)], 2)
-        cluster = torch.cat([old.expand_as(entries["slot"]), chosen], 2)
+        held = {name: entries[name] for name in ("keys", "values", "slot")}
+        if not torch.compiler.is_compiling() and not bool(held["slot"].any()):
+            held = {name: x[:, :, :0] for name, x in held.items()}  # nothing yet
+        before = held["slot"].shape[2]
+        old = torch.arange(before, device=q.device) // memory.size
+        slot = torch.cat([held["slot"], new_slots(position, lengths)[:, None].expand_as(chosen)], 2)
+        cluster = torch.cat([old.expand_as(held["slot"]), chosen], 2)
         cluster = torch.where(slot > 0, cluster, memory.clusters)
-        keys, values = torch.cat([entries["keys"], k], 2), torch.cat([entries["values"], v], 2)
+        keys, values = torch.cat([held["keys"], k], 2), torch.cat([held["values"], v], 2)
         number = torch.zeros(*cluster.shape[:2], memory.clusters + 1, dtype=torch.int64, device=q.device)
         number = number.scatter_add(-1, cluster, torch.ones_like(cluster))
         order = slot.argsort(-1)
@@ -60,8 +66,8 @@ class ClusterOrder:
         begin = (number.cumsum(-1) - number).gather(-1, cluster)
         ordinal = order.argsort(-1) - begin  # which of its cluster's entries each one is
 
-        out = _windowed(memory, F.pad(q, (0, 0, places, 0)), keys, values, cluster, number, ordinal)
-        out = out[:, :, places:].transpose(1, 2).to(out_dtype)
+        out = _windowed(memory, F.pad(q, (0, 0, before, 0)), keys, values, cluster, number, ordinal)
+        out = out[:, :, before:].transpose(1, 2).to(out_dtype)
 
         ends = torch.full_like(count, length) if lengths is None else lengths
         real = (torch.arange(length, device=q.device) < ends[:, None])[:, None]
@@ -97,7 +103,7 @@ def _windowed(
     """Each of asked (B, H, L, K) to the `size` entries of its cluster at and before it. The clusters stand one behind
     the other, each at the beginning of a block: where, does not depend on how many there are to come."""
     size, length = memory.size, asked.shape[2]
-    block = min(max(size, 16), length)
+    block = min(BLOCK, length)
     blocks, span = -(-length // block) + memory.clusters, size - 1 + block
     filled = (number[..., :-1] + block - 1) // block * block
     begin = F.pad(filled.cumsum(-1) - filled, (0, 1), value=blocks * block)  # what is no entry: one place more

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from mnemos.execute.attention import all_appended, attended, new_slots, stored_in_ring, unrolled
 from mnemos.execute.recompute import recomputed, recomputing
 from mnemos.execute.request import Request
-from mnemos.memory import Controls, Everything, KVMemory, Window
+from mnemos.memory import Controls, Everything, KVMemory, Mask, Window
 from mnemos.memory.keeping import fold, unfold
 from mnemos.memory.rotary import rotate
 from mnemos.state import State
@@ -55,20 +56,24 @@ class QueryBlocks:
         controls = {control.name: controls[control.name] for control in memory.read_controls}
         q, position, entries, after = _entries(memory, q, k, v, state, lengths)
         keys, values, slot = entries
-        if not torch.compiler.is_compiling() and bool((slot == slot[:1]).all() & (position == position[:1]).all()):
-            slot, position = slot[:1], position[:1]  # what is seen is the same in all rows
-        length, names = q.shape[1], list(controls)
+        length, names, mask = q.shape[1], list(controls), memory.read_rule.mask
+        blocks = [slice(start, min(start + BLOCK, length)) for start in range(0, length, BLOCK)]
+        columns = [_columns(memory, rows.start, rows.stop, keys.shape[1] - length, q.device) for rows in blocks]
+        narrow = False
+        if not torch.compiler.is_compiling():
+            if bool((slot == slot[:1]).all() & (position == position[:1]).all()):
+                slot, position = slot[:1], position[:1]  # what is seen is the same in all rows
+                narrow = mask is not None
+            if mask is not None:
+                columns = _looked_at(memory, mask, blocks, columns, position, slot)
         again = recomputing(q.shape[0] * q.shape[2] * length)
         outputs = []
-        for start in range(0, length, BLOCK):
-            rows = slice(start, start + BLOCK)
-            columns = _columns(memory, start, min(start + BLOCK, length), keys.shape[1] - length, q.device)
-            lag = position[:, rows, None] + 1 - slot[:, None, columns]
-            seen = _seen(memory, position[:, rows], slot[:, columns], lag)
-            if memory.read_rule.mask is not None and not torch.compiler.is_compiling():
-                some = seen.flatten(0, 1).any(0)
-                columns, lag, seen = columns[some], lag[..., some], seen[..., some]
-            inputs = [q[:, rows], keys[:, columns], values[:, columns], *(controls[name][:, rows] for name in names)]
+        at_once = narrow and torch.is_grad_enabled()
+        pieces = zip(blocks, columns, *(_pieces(x, columns, at_once) for x in (keys, values)), strict=True)
+        for rows, these, near_keys, near_values in pieces:
+            lag = position[:, rows, None] + 1 - slot[:, None, these]
+            seen = _seen(memory, position[:, rows], slot[:, these], lag)
+            inputs = [q[:, rows], near_keys, near_values, *(controls[name][:, rows] for name in names)]
 
             def work(
                 *inputs: Tensor, seen: Tensor = seen, lag: Tensor = lag, asked: Tensor = position[:, rows]
@@ -100,6 +105,36 @@ def _entries(
         slot = torch.cat([first["slot"], torch.where(slot > retain.sinks, slot, 0)], 1)  # none is read twice
         keys, values = torch.cat([first["keys"], keys], 1), torch.cat([first["values"], values], 1)
     return q, position, (keys, values, slot), after
+
+
+def _looked_at(
+    memory: KVMemory, mask: Mask, blocks: list[slice], columns: list[Tensor], position: Tensor, slot: Tensor
+) -> list[Tensor]:
+    """The columns of each block of queries that some query of it looks at, and perhaps a few more."""
+    found = []
+    begin = place = None
+    if len(slot) == 1:  # all rows alike
+        begin = int(position[0, 0])
+        place = torch.full((max(begin + position.shape[1], int(slot.max())) + 1,), -1, device=slot.device)
+        place[slot[0]] = torch.arange(slot.shape[1], device=slot.device)
+        place[0] = -1  # of empty places
+    for rows, these in zip(blocks, columns, strict=True):
+        if begin is not None and place is not None:
+            candidates = mask.candidates(begin + rows.start, begin + rows.stop - 1, slot.device)
+            if candidates is not None:
+                at = place[candidates + 1]
+                found.append(at[at >= 0])
+                continue
+        lag = position[:, rows, None] + 1 - slot[:, None, these]
+        found.append(these[_seen(memory, position[:, rows], slot[:, these], lag).flatten(0, 1).any(0)])
+    return found
+
+
+def _pieces(x: Tensor, columns: list[Tensor], at_once: bool) -> Iterable[Tensor]:
+    """x (B, M, ...) at the columns of each block: all together, which makes one sum of their gradients, or in turn."""
+    if at_once:
+        return x.index_select(1, torch.cat(columns)).split([len(these) for these in columns], 1)
+    return (x[:, these] for these in columns)
 
 
 def _columns(memory: KVMemory, start: int, end: int, old: int, device: torch.device) -> Tensor:

@@ -47,7 +47,7 @@ def assert_same(one: Tensor, other: Tensor, tolerance: float = 1e-12) -> None:
 
 MASKS = [
     *itertools.starmap(Dilated, [(0, 1), (3, 1), (3, 2), (4, 5)]),
-    *itertools.starmap(PowersOfTwo, [(1, 1, 0), (1, 3, 2), (4, 2, 1), (3, 0, 0)]),
+    *itertools.starmap(PowersOfTwo, [(1, 1, 0), (1, 3, 2), (4, 2, 1), (3, 0, 0), (2, 6, 1)]),
     *itertools.starmap(Neighborhood, [(1, 1, 1), (7, 1, 1), (4, 3, 1), (5, 1, 3), (4, 2, 4)]),
     *itertools.starmap(GridNeighborhood, [(5, 3, 3, 1, 1), (6, 2, 2, 1, 3), (7, 1, 4, 1, 1), (4, 3, 2, 2, 2)]),
 ]
@@ -61,6 +61,18 @@ def test_what_is_gathered_is_masked_dense_attention(mask: Mask) -> None:
     assert_same(run(mask, q, k, v), expected)
     if mask.reach is not None:
         assert_same(run(mask, q, k, v, mn.Window(mask.reach + 1)), expected)
+
+
+@pytest.mark.parametrize("mask", MASKS, ids=str)
+def test_what_is_looked_at_is_among_the_candidates(mask: Mask) -> None:
+    seen = matrix(mask, 150)
+    for first, last in ((0, 0), (0, 149), (5, 20), (63, 64), (120, 149)):
+        found = mask.candidates(first, last, seen.device)
+        wanted = set(seen[first : last + 1].any(0).nonzero().flatten().tolist())
+        assert found is not None and wanted <= set(found.tolist()) and found.tolist() == sorted(set(found.tolist()))
+        assert found[0] >= 0 and found[-1] == last
+        if isinstance(mask, PowersOfTwo):  # whole blocks that are seen, and no others
+            assert {p // mask.block for p in wanted} == set((found // mask.block).tolist())
 
 
 @pytest.mark.parametrize("mask", MASKS, ids=str)

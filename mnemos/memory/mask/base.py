@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from mnemos.memory.declaration import Declaration
@@ -14,6 +15,13 @@ class Mask(Declaration):
         """Whether a query at `asked` looks at the entry written at `position` <= asked: whole numbers that broadcast
         against each other, to bool. What it says of later positions does not matter."""
         raise NotImplementedError
+
+    def candidates(self, first: int, last: int, device: torch.device) -> Tensor | None:
+        """Positions up to `last`, ascending, among which are all that queries at first ... last look at, so that others
+        need not be asked about; None for all. By default, those within reach."""
+        if self.reach is None:
+            return None
+        return torch.arange(max(first - self.reach, 0), last + 1, device=device)
 
     @property
     def reach(self) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from mnemos.memory.declaration import expect
@@ -33,3 +34,11 @@ class PowersOfTwo(Mask):
         block = position // self.block
         away = asked // self.block - block
         return (away & (away - 1) == 0) | (away < self.window) | (block < self.sinks)
+
+    def candidates(self, first: int, last: int, device: torch.device) -> Tensor | None:
+        own = range(first // self.block, last // self.block + 1)
+        powers = [2**i for i in range(own.stop.bit_length())]
+        blocks = {i - away for i in own for away in (*range(max(self.window, 1)), *powers)} | set(range(self.sinks))
+        chosen = torch.tensor(sorted(b for b in blocks if 0 <= b < own.stop), device=device)
+        position = (chosen[:, None] * self.block + torch.arange(self.block, device=device)).flatten()
+        return position[position <= last]
