@@ -163,7 +163,10 @@ def test_model(spec: mn.ModelSpec, layout: str) -> None:
         assert_states_close(after.select(torch.tensor([row])), last, f"row {row}: state")
 
 
-@each_model(["titans_mac", "gated_deltanet", "transformer"])
+SHORT_SEGMENTS = ["transformer_xl-short", "lamemo-short", "rmt-gated_deltanet", "armt-delta", "memoria-short"]
+
+
+@each_model(["titans_mac", "gated_deltanet", "transformer", *SHORT_SEGMENTS])
 def test_packed_documents_train_the_model_alike(spec: mn.ModelSpec) -> None:
     model, tokens = make_model(spec), some_tokens(1, 20)
     reset = torch.zeros(1, 20, dtype=torch.bool)

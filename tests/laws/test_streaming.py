@@ -10,6 +10,7 @@ from cases import (
     CHUNK,
     HEADS,
     MEMORIES,
+    MODELS,
     SMOOTH,
     SOME,
     WIDTH,
@@ -201,7 +202,12 @@ def test_gradients_reach_back_through_an_attached_state_only(memory: AnyMemory) 
     assert reached or (isinstance(memory, mn.KVMemory) and memory.retain.capacity == 1)
 
 
-@each_model(["titans_lmm", "gated_deltanet", "titans_mac", "transformer", "sliding_window", "linear_attention"])
+SEGMENTS = ["transformer_xl", "lamemo", "rmt", "armt", "memoria"]
+
+
+@each_model(
+    ["titans_lmm", "gated_deltanet", "titans_mac", "transformer", "sliding_window", "linear_attention", *SEGMENTS]
+)
 def test_truncated_back_propagation_of_a_model(spec: mn.ModelSpec) -> None:
     model, tokens = make_model(spec), some_tokens(2, 20)
     whole, _ = model(tokens)
@@ -237,8 +243,10 @@ def test_the_pieces_of_a_rope_stream_far_out_are_exact() -> None:
 @pytest.mark.parametrize("rows", [[1], [0, 0], [1, 0, 1]])
 def test_rows_at_different_places_go_on_together(rows: list[int]) -> None:
     """Rows that stand at different places of a chunk, of a window and of a segment."""
-    for spec in (mn.zoo.titans_mac(segment=8), mn.zoo.titans_mag(window=8, chunk=4), mn.zoo.transformer()):
-        model = make_model(spec.replace(width=WIDTH, depth=2, heads=HEADS, vocabulary=11))
+    specs = [mn.zoo.titans_mac(segment=8), mn.zoo.titans_mag(window=8, chunk=4), mn.zoo.transformer()]
+    specs = [spec.replace(width=WIDTH, depth=2, heads=HEADS, vocabulary=11) for spec in specs]
+    for spec in [*specs, *(MODELS[name] for name in SEGMENTS)]:
+        model = make_model(spec)
         tokens = some_tokens(2, 13)
         mask = torch.ones(2, 13, dtype=torch.bool)
         mask[0, 6:] = False
