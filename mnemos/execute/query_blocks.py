@@ -39,7 +39,6 @@ class QueryBlocks:
     def flops(self, memory: Any, request: Request) -> float:
         reach = memory.retain.capacity or request.length / 2
         pairs = request.batch * request.heads * request.length * min(reach, request.length)
-        return float(pairs * 2 * memory.read_rule.passes * (request.key_dim + request.value_dim))
         return pairs * memory.read_rule.pair_flops(request.key_dim, request.value_dim)
 
     def run(

@@ -36,7 +36,6 @@ class BetweenEvictions:
 
     def flops(self, memory: Any, request: Request) -> float:
         pairs = request.batch * request.heads * request.length * min(memory.retain.capacity, request.length)
-        return float(pairs * 2 * memory.read_rule.passes * (request.key_dim + request.value_dim))
         return pairs * memory.read_rule.pair_flops(request.key_dim, request.value_dim)
 
     def run(

@@ -74,7 +74,7 @@ class KVMemory(AnyMemory):
         return {}
 
     def step_flops(self, key_dim: int, value_dim: int, context: int) -> float:
-        return 2.0 * self.read_rule.passes * (self.retain.capacity or context) * (key_dim + value_dim)
+        return (self.retain.capacity or context) * self.read_rule.pair_flops(key_dim, value_dim)
 
     @property
     def stored_width(self) -> int:
@@ -85,7 +85,6 @@ class KVMemory(AnyMemory):
         """Values (..., H, V) with what the read rule stores with them behind, (..., H, V + stored_width)."""
         further = [controls[c.name] if c.count else controls[c.name][..., None] for c in self.write_controls]
         return torch.cat([v, *(x.to(v.dtype) for x in further)], -1) if further else v
-        return (self.retain.capacity or context) * self.read_rule.pair_flops(key_dim, value_dim)
 
     def init(
         self,

@@ -52,9 +52,6 @@ class Read(Declaration):
     differentiable: bool = True
     """Fact: gradients pass from the answers to keys or values."""
 
-    passes: int = 1
-    """Fact: how often a query goes through the entries."""
-
     @property
     def controls(self) -> tuple[Control, ...]:
         """What it needs from outside with every query."""

@@ -46,9 +46,8 @@ class Hops(Read):
     def mask(self) -> Mask | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.read.mask
 
-    @property
-    def passes(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.hops * self.read.passes
+    def pair_flops(self, key_dim: int, value_dim: int) -> float:
+        return self.hops * self.read.pair_flops(key_dim, value_dim)
 
     @property
     def controls(self) -> tuple[Control, ...]:

@@ -8,7 +8,6 @@ from torch import Tensor
 
 def turned(x: Tensor, position: int, base: float | None) -> Tensor:
     """x (K,), channels i and i + K/2 as a complex number, times exp(1j position base^(-2i/K)); x itself for no base."""
-    """x (K,) with channels i and i + K/2 as one number times exp(1j position base^(-2i/K)); x itself for no base."""
     if base is None:
         return x
     half = len(x) // 2
