@@ -80,9 +80,9 @@ class EpisodicMemory(AnyMemory):
     keep: int | None = None
 
     def __post_init__(self) -> None:
-        expect_kind(self.boundary, Boundary, "EpisodicMemory(boundary", "Every(32)")
-        expect_kind(self.summary, Summary, "EpisodicMemory(summary", "MeanKey()")
-        expect_kind(self.recall, Recall, "EpisodicMemory(recall", "Recall(8)")
+        expect_kind(self.boundary, Boundary, "boundary", "Every(32)")
+        expect_kind(self.summary, Summary, "summary", "MeanKey()")
+        expect_kind(self.recall, Recall, "recall", "Recall(8)")
         expect(self.window >= 0, f"EpisodicMemory(window=) is a number of tokens, at least 0; got {self.window}.")
         expect(self.sinks >= 0, f"EpisodicMemory(sinks=) is a number of tokens, at least 0; got {self.sinks}.")
         expect(
@@ -319,7 +319,7 @@ def write_all(
         before = held["surprise"].detach().gather(1, places)
         missing = boundary.span - slot.shape[1]
         history = F.pad(torch.cat([before, surprise], 1), (missing, 0))
-        known = F.pad(torch.cat([slot > 0, live], 1), (missing, 0))
+        known = F.pad(torch.cat([slot > 1, live & (position > 0)], 1), (missing, 0))  # nothing came before token 0
         proposed = boundary.proposes(history, known)
         new["surprise"] = torch.where(live, surprise, 0.0)
 
