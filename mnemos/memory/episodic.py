@@ -200,14 +200,14 @@ class EpisodicMemory(AnyMemory):
         found = find(self, table, asked, written.position, written.current, table.queued)
         out = read_found(self, table, entries, q[:, None], written.position, found)
         if self.recall.contiguous:
-            entries["queued"] = found.queued[:, -1].gather(1, table.index)
-        return out[:, 0], stored(self, state, entries, written.count)
+            entries["queued"] = found.queued[:, -1].gather(1, table.place)
+        return out[:, 0], stored(self, state, entries, written.seen)
 
     def _write(self, state: State, k: Tensor, v: Tensor, controls: Controls) -> State:
         state.refuse_if_spent()
         now = {name: value[:, None] for name, value in controls.items()}
         written = write_all(self, state, k[:, None], v[:, None], now, None)
-        after = stored(self, state, written.entries, written.count)
+        after = stored(self, state, written.entries, written.seen)
         if self.capacity is not None and not torch.is_grad_enabled():
             state.spend()
         return after
@@ -236,15 +236,14 @@ class EpisodicMemory(AnyMemory):
 
 class Written(NamedTuple):
     """Old and new entries (B, N + T, ...), the new ones last; of the new tokens their position and the episode that
-    each found itself in (B, T), which a refinement may have changed since, and which of them are real; and the count
+    each found itself in (B, T), which a refinement may have changed since, and which of them are real; the tokens seen
     after them."""
 
     entries: Entries
     position: Tensor
     current: Tensor
     live: Tensor
-    count: Tensor
-    begins: Tensor
+    seen: Tensor
 
 
 class Table(NamedTuple):
@@ -252,7 +251,7 @@ class Table(NamedTuple):
     number of place 0, (B, 1); tokens and last position (B, E), summaries (B, E, H, K); when they were queued (B, E).
     And the entries in the order of time, empty places first, (B, N), and where in it an episode begins, (B, E)."""
 
-    index: Tensor
+    place: Tensor
     base: Tensor
     size: Tensor
     last: Tensor
@@ -342,7 +341,7 @@ def write_all(
             if torch.compiler.is_compiling() or bool(due.any()):
                 shown = entries["keys"], entries["slot"], entries["episode"]
                 entries["episode"] = settled(*shown, current[:, t] - 1, due, boundary.longest, boundary.refine)
-    return Written(entries, position, current, live, count + live.sum(1), begins)
+    return Written(entries, position, current, live, count + live.sum(1))
 
 
 def newest(slot: Tensor, number: int) -> tuple[Tensor, Tensor]:
@@ -452,7 +451,7 @@ def _from_all(
     memory: EpisodicMemory, table: Table, entries: Entries, q: Tensor, position: Tensor, found: Found
 ) -> Tensor:
     slot = entries["slot"]
-    index = table.index[:, None].expand(-1, position.shape[1], -1)
+    index = table.place[:, None].expand(-1, position.shape[1], -1)
     past = (slot > 0)[:, None] & (slot[:, None] <= position[:, :, None] + 1)
     near, far = _beside(memory, slot, position, found.far.gather(2, index))
     far = far | (past & found.read.gather(2, index))
@@ -486,7 +485,7 @@ def _from_lists(
 
     columns, slot = _near_columns(memory, table, entries["slot"], position)
     near_keys, near_values = (entries[name].gather(1, _along(columns, entries[name])) for name in ("keys", "values"))
-    episode = table.index.gather(1, columns)[:, None].expand(-1, position.shape[1], -1)
+    episode = table.place.gather(1, columns)[:, None].expand(-1, position.shape[1], -1)
     near, far = _beside(memory, slot, position, found.far.gather(2, episode))
     beside = _both_scores(memory, q, position, near_keys, slot, near)
     index = torch.cat([index, episode], -1)

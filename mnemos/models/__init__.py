@@ -1,8 +1,30 @@
 """Layers stacked into models."""
 
+from mnemos.models.explicit_memory import (
+    ExplicitMemory,
+    read_with_memories,
+    received_attention,
+    with_memories,
+    write_explicit,
+)
 from mnemos.models.generation import generate, stream
 from mnemos.models.hybrid import hybrid
+from mnemos.models.key_index import KeyIndex
 from mnemos.models.language_model import LanguageModel
+from mnemos.models.memory_bank import MemoryBank
 from mnemos.models.spec import ModelSpec
 
-__all__ = ["LanguageModel", "ModelSpec", "generate", "hybrid", "stream"]
+__all__ = [
+    "ExplicitMemory",
+    "KeyIndex",
+    "LanguageModel",
+    "MemoryBank",
+    "ModelSpec",
+    "generate",
+    "hybrid",
+    "read_with_memories",
+    "received_attention",
+    "stream",
+    "with_memories",
+    "write_explicit",
+]

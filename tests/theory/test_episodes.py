@@ -28,10 +28,10 @@ def assert_same(one: Tensor, other: Tensor, tolerance: float = 1e-12) -> None:
     assert one.shape == other.shape and float((one - other).detach().abs().max()) <= tolerance
 
 
-def episodes(memory: EpisodicMemory, *run: Tensor, surprise: Tensor | None = None) -> Tensor:
+def episodes(memory: EpisodicMemory, q: Tensor, k: Tensor, v: Tensor, surprise: Tensor | None = None) -> Tensor:
     """The number of each token's episode, (B, T)."""
     controls = {} if surprise is None else {"surprise": surprise[:, :, None].expand(-1, -1, H)}
-    _, state = mn.run(memory, *run, controls)
+    _, state = mn.run(memory, q, k, v, controls)
     return state["episode"].gather(1, state["slot"].argsort(1))
 
 
