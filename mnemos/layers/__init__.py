@@ -27,6 +27,7 @@ from mnemos.layers.features import Elu, FeatureMap, Polynomial, Taylor, Unit
 from mnemos.layers.gate_loop import GateLoop, GateLoopLayer
 from mnemos.layers.gated_convolution import GatedConvolution, GatedConvolutionLayer
 from mnemos.layers.gated_recurrence import GatedRecurrence, GatedRecurrenceLayer
+from mnemos.layers.given import Given, given
 from mnemos.layers.longhorn import Longhorn, LonghornLayer
 from mnemos.layers.memory_layer import LayerSpec, MemoryLayer
 from mnemos.layers.mimetic import Mimetic
@@ -67,6 +68,7 @@ __all__ = [
     "GatedDecay",
     "GatedRecurrence",
     "GatedRecurrenceLayer",
+    "Given",
     "HeadDecay",
     "Layer",
     "LayerDeclaration",
@@ -100,4 +102,5 @@ __all__ = [
     "TimeMixingLayer",
     "Unit",
     "balanced",
+    "given",
 ]

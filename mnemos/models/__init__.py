@@ -13,6 +13,7 @@ from mnemos.models.key_index import KeyIndex
 from mnemos.models.language_model import LanguageModel
 from mnemos.models.memory_bank import MemoryBank
 from mnemos.models.spec import ModelSpec
+from mnemos.models.surprise import read_with_surprise
 
 __all__ = [
     "ExplicitMemory",
@@ -23,6 +24,7 @@ __all__ = [
     "generate",
     "hybrid",
     "read_with_memories",
+    "read_with_surprise",
     "received_attention",
     "stream",
     "with_memories",

@@ -54,7 +54,7 @@ def write_explicit(
     model: LanguageModel, text: Tensor, prefix: Tensor | None = None, *, kept: int = 8, layers: int | None = None
 ) -> ExplicitMemory:
     """What `model` makes of `text` (T,) after `prefix` (P,), in its first `layers` layers: of every head, the `kept`
-    tokens of the text that receive most attention from the text, in their order.
+    tokens of the text that receive most attention from the text, in their order; of equals, the earlier.
 
     prefix: tokens that stand before every text (a beginning-of-text mark, "Reference:"), which are not chosen.
     kept: as many as the text has, where it is shorter. layers: None for the first half of them.
@@ -77,7 +77,8 @@ def write_explicit(
             return
         assert isinstance(memory, KVMemory)
         weights = received_attention(q[0, begin:], k[0, begin:])
-        best = weights.topk(min(kept, len(text)), 1).indices.sort(1).values  # (H, n)
+        ranked = weights.round(decimals=6).argsort(dim=1, descending=True, stable=True)  # equal tokens receive as much
+        best = ranked[:, :kept].sort(1).values  # (H, n)
         turned = k
         if memory.read_rule.rotary is not None:
             turned = rotate(k, torch.arange(k.shape[1], device=k.device)[None], memory.read_rule.rotary)

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 import mnemos as mn
 from mnemos.errors import InvalidType, InvalidValue
-from mnemos.layers import ChunkRecall, ChunkRecallLayer
+from mnemos.layers import ChunkRecall, ChunkRecallLayer, given
 from mnemos.layers.chunk_recall import sinusoids
 from mnemos.memory import Address, EpisodicMemory, Every, MeanKey, Recall, Representatives, Surprise
 from mnemos.memory.episode import conductance, modularity, refine_boundaries
+from mnemos.models import read_with_surprise
 
 B, H, K = 2, 2, 4
 
@@ -418,6 +419,63 @@ def test_reading_asks_from_the_newest_token_and_notes_nothing() -> None:
     assert_same(memory.read(state, q[:, 19]), whole[:, 19])
     assert all(torch.equal(x, held[name]) for name, x in state.tensors())
     assert not memory.read(memory.init(B, H, K, K, dtype=torch.float64), q[:, 0]).any()
+
+
+# A whole model, without training.
+
+
+def em_llm(of: mn.LanguageModel, **options: object) -> mn.LanguageModel:
+    """The same weights, read in events."""
+    spec = of.spec.replace(pattern=(mn.zoo.em_llm(**options),))  # pyright: ignore
+    made = mn.LanguageModel(spec).double()
+    made.load_state_dict(of.state_dict())
+    return made
+
+
+def transformer() -> mn.LanguageModel:
+    made = mn.LanguageModel(mn.zoo.model("transformer", width=16, depth=2, heads=2, vocabulary=9)).double()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return made
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_trained_transformer_reads_in_events_and_is_itself_within_its_window(given: bool) -> None:
+    made, tokens = transformer(), torch.randint(0, 9, (B, 40))
+    expected, _ = made(tokens)
+    for window, same in ((40, True), (12, False)):
+        model = em_llm(made, window=window, sinks=1, similar=4, contiguous=2, given=given)
+        logits, _ = read_with_surprise(model, tokens, block=16) if given else model(tokens)
+        assert_same(logits[:, :window], expected[:, :window], 1e-10)
+        assert same or float((logits - expected).detach().abs().max()) > 1e-3
+
+
+def test_surprise_is_what_the_model_did_not_expect() -> None:
+    made, tokens = transformer(), torch.randint(0, 9, (B, 40))
+    logits, _ = made(tokens)
+    expected = -logits.log_softmax(-1)[:, :-1].gather(2, tokens[:, 1:, None])[..., 0]
+    model = em_llm(made, window=40, given=True)
+    whole, last = read_with_surprise(model, tokens, block=100)
+    assert_same(last.child("1").child("memory")["surprise"][:, 1:], expected, 1e-10)
+    for block in (1, 7):  # in pieces, the logits handed on
+        one, state = read_with_surprise(model, tokens[:, :17], block=block)
+        two, state = read_with_surprise(model, tokens[:, 17:], state, before=one[:, -1], block=block)
+        assert_same(torch.cat([one, two], 1), whole, 1e-10)
+        for (name, found), (_, wanted) in zip(state.tensors(), last.tensors(), strict=True):
+            assert found.dtype == wanted.dtype and float((found - wanted).detach().abs().max()) < 1e-9, name
+
+
+def test_surprise_that_was_not_given_is_missed() -> None:
+    model = em_llm(transformer(), given=True)
+    with pytest.raises(
+        InvalidValue, match=r"takes 'surprise' from outside, one number for each of .* = \(1, 5\)"
+    ):
+        model(torch.randint(0, 9, (1, 5)))
+    with given(surprise=torch.rand(1, 4)), pytest.raises(InvalidValue, match=r"given was numbers of shape \(1, 4\)"):
+        model(torch.randint(0, 9, (1, 5)))
+    with pytest.raises(InvalidValue, match=r"read_with_surprise\(block=\) is at least 1; got 0"):
+        read_with_surprise(model, torch.randint(0, 9, (1, 5)), block=0)
 
 
 @pytest.mark.parametrize(
