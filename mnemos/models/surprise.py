@@ -31,21 +31,21 @@ def read_with_surprise(
     none, its surprise is 0. Raises InvalidValue for a block that cannot be, and what the model raises.
     """
     expect(isinstance(block, int) and block >= 1, f"read_with_surprise(block=) is at least 1; got {block!r}.")
-    state = model.init_state(len(tokens)) if state is None else state
+    now = model.init_state(len(tokens)) if state is None else state
     outputs = []
     for piece in tokens.split(block, 1):
         surprise = _surprise(before, piece[:, :1], model)
         if piece.shape[1] > 1:
             with torch.no_grad(), given(surprise=torch.zeros(piece.shape, device=surprise.device)):
-                draft, _ = model(piece, state.clone())
+                draft, _ = model(piece, now.clone())
             further = F.cross_entropy(draft[:, :-1].transpose(1, 2), piece[:, 1:].to(draft.device), reduction="none")
             surprise = torch.cat([surprise, further], 1)
         with given(surprise=surprise):
-            logits, state = model(piece, state)
+            logits, now = model(piece, now)
         before = logits[:, -1]
         outputs.append(logits)
     empty = model.embedding.weight.new_zeros(*tokens.shape, model.spec.vocabulary)
-    return torch.cat(outputs, 1) if outputs and tokens.shape[1] else empty, state
+    return torch.cat(outputs, 1) if outputs and tokens.shape[1] else empty, now
 
 
 def _surprise(before: Tensor | None, first: Tensor, model: LanguageModel) -> Tensor:

@@ -360,7 +360,7 @@ def test_blocks_with_representatives_are_infllm() -> None:
     time, window, sinks, base = 40, 8, 2, 100.0
     q, k, v = inputs(time, batch=1)
     memory = EpisodicMemory(Every(4), Representatives(2), Recall(2), window=window, sinks=sinks, rotary=base)
-    out, _ = mn.run(memory, q, k, v)
+    out, state = mn.run(memory, q, k, v)
 
     def score(t: int, j: int, distance: int) -> Tensor:
         angle = distance * base ** (-torch.arange(K // 2, dtype=torch.float64) * 2 / K)
@@ -373,6 +373,7 @@ def test_blocks_with_representatives_are_infllm() -> None:
         inside = range(max(0, t - window + 1), t + 1)
         weights = torch.stack([score(t, j, t - j) / 2 for j in inside]).softmax(0)
         received[inside.start : t + 1] += weights.sum(1)
+    assert_same(state["received"][0], received)
     last = time - 1
     blocks = [range(begin, begin + 4) for begin in range(sinks, last - window - 2, 4)]
     assert blocks[-1][-1] == 29, "block 30 to 33 is cut by the window that begins at 32"
@@ -468,9 +469,7 @@ def test_surprise_is_what_the_model_did_not_expect() -> None:
 
 def test_surprise_that_was_not_given_is_missed() -> None:
     model = em_llm(transformer(), given=True)
-    with pytest.raises(
-        InvalidValue, match=r"takes 'surprise' from outside, one number for each of .* = \(1, 5\)"
-    ):
+    with pytest.raises(InvalidValue, match=r"takes 'surprise' from outside, one number for each of .* = \(1, 5\)"):
         model(torch.randint(0, 9, (1, 5)))
     with given(surprise=torch.rand(1, 4)), pytest.raises(InvalidValue, match=r"given was numbers of shape \(1, 4\)"):
         model(torch.randint(0, 9, (1, 5)))
