@@ -388,6 +388,19 @@ def test_blocks_with_representatives_are_infllm() -> None:
     assert_same(out[0, -1], (weights[..., None] * v[0, [*far, *range(30, time)]]).sum(0))
 
 
+def test_representatives_are_the_tokens_that_received_most() -> None:
+    """Wherever they are stored; of equals the older, and all of an episode with fewer."""
+    slot = torch.tensor([[6, 1, 2, 5, 3, 4, 7, 0]])
+    episode = torch.tensor([[2, 1, 1, 1, 1, 1, 3, 0]])
+    size = torch.tensor([[1, 5, 5, 5, 5, 5, 1, 0]], dtype=torch.float64)
+    received = torch.tensor([[9.0, 0.5, 0.7, 0.7, 0.2, 0.7, 0.0, 5.0]], dtype=torch.float64)
+    for number, among in ((1, [2]), (2, [2, 5]), (3, [2, 3, 5]), (4, [1, 2, 3, 5]), (9, [1, 2, 3, 4, 5])):
+        weights = Representatives(number).weights(episode, size, slot, received)[0]
+        expected = torch.zeros(8, dtype=torch.float64)
+        expected[among], expected[[0, 6]] = 1 / len(among), 1.0
+        assert_same(weights[:7], expected[:7])
+
+
 def test_a_needle_far_beyond_the_window_is_found() -> None:
     """By the key that was written 400 tokens ago, of which the window holds 16; a sliding window has lost it."""
     torch.manual_seed(0)
