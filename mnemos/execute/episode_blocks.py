@@ -86,8 +86,8 @@ class EpisodeBlocks:
                 real = torch.where(live[..., None], found.queued, 0)
                 queued = torch.maximum(queued, real.amax(1))
         if memory.recall.contiguous:
-            entries["queued"] = queued.gather(1, table.index)
-        return torch.cat(outputs, 1), stored(memory, state, entries, written.count)
+            entries["queued"] = queued.gather(1, table.place)
+        return torch.cat(outputs, 1), stored(memory, state, entries, written.seen)
 
 
 def _received(

@@ -35,6 +35,7 @@ from mnemos.layers.fourier import FourierFeatures, FourierInput, FourierInputLay
 from mnemos.layers.gate_loop import GateLoop, GateLoopLayer
 from mnemos.layers.gated_convolution import GatedConvolution, GatedConvolutionLayer
 from mnemos.layers.gated_recurrence import GatedRecurrence, GatedRecurrenceLayer
+from mnemos.layers.given import Given, given
 from mnemos.layers.head_embeddings import HeadEmbeddings, HeadEmbeddingsLayer
 from mnemos.layers.hopfield_lookup import HopfieldLookup, HopfieldLookupLayer
 from mnemos.layers.hopfield_pooling import HopfieldPooling, HopfieldPoolingLayer
@@ -92,6 +93,7 @@ __all__ = [
     "GatedDecay",
     "GatedRecurrence",
     "GatedRecurrenceLayer",
+    "Given",
     "HeadDecay",
     "HeadEmbeddings",
     "HeadEmbeddingsLayer",
@@ -139,5 +141,6 @@ __all__ = [
     "ValuePreference",
     "balanced",
     "followed",
+    "given",
     "with_kv_heads",
 ]

@@ -80,9 +80,9 @@ class EpisodicMemory(AnyMemory):
     keep: int | None = None
 
     def __post_init__(self) -> None:
-        expect_kind(self.boundary, Boundary, "EpisodicMemory(boundary", "Every(32)")
-        expect_kind(self.summary, Summary, "EpisodicMemory(summary", "MeanKey()")
-        expect_kind(self.recall, Recall, "EpisodicMemory(recall", "Recall(8)")
+        expect_kind(self.boundary, Boundary, "boundary", "Every(32)")
+        expect_kind(self.summary, Summary, "summary", "MeanKey()")
+        expect_kind(self.recall, Recall, "recall", "Recall(8)")
         expect(self.window >= 0, f"EpisodicMemory(window=) is a number of tokens, at least 0; got {self.window}.")
         expect(self.sinks >= 0, f"EpisodicMemory(sinks=) is a number of tokens, at least 0; got {self.sinks}.")
         expect(
@@ -200,14 +200,14 @@ class EpisodicMemory(AnyMemory):
         found = find(self, table, asked, written.position, written.current, table.queued)
         out = read_found(self, table, entries, q[:, None], written.position, found)
         if self.recall.contiguous:
-            entries["queued"] = found.queued[:, -1].gather(1, table.index)
-        return out[:, 0], stored(self, state, entries, written.count)
+            entries["queued"] = found.queued[:, -1].gather(1, table.place)
+        return out[:, 0], stored(self, state, entries, written.seen)
 
     def _write(self, state: State, k: Tensor, v: Tensor, controls: Controls) -> State:
         state.refuse_if_spent()
         now = {name: value[:, None] for name, value in controls.items()}
         written = write_all(self, state, k[:, None], v[:, None], now, None)
-        after = stored(self, state, written.entries, written.count)
+        after = stored(self, state, written.entries, written.seen)
         if self.capacity is not None and not torch.is_grad_enabled():
             state.spend()
         return after
@@ -236,15 +236,14 @@ class EpisodicMemory(AnyMemory):
 
 class Written(NamedTuple):
     """Old and new entries (B, N + T, ...), the new ones last; of the new tokens their position and the episode that
-    each found itself in (B, T), which a refinement may have changed since, and which of them are real; and the count
+    each found itself in (B, T), which a refinement may have changed since, and which of them are real; the tokens seen
     after them."""
 
     entries: Entries
     position: Tensor
     current: Tensor
     live: Tensor
-    count: Tensor
-    begins: Tensor
+    seen: Tensor
 
 
 class Table(NamedTuple):
@@ -252,7 +251,7 @@ class Table(NamedTuple):
     number of place 0, (B, 1); tokens and last position (B, E), summaries (B, E, H, K); when they were queued (B, E).
     And the entries in the order of time, empty places first, (B, N), and where in it an episode begins, (B, E)."""
 
-    index: Tensor
+    place: Tensor
     base: Tensor
     size: Tensor
     last: Tensor
@@ -310,16 +309,13 @@ def write_all(
     proposed = torch.zeros_like(live)
     if boundary.span:
         slot, places = newest(held["slot"], boundary.span)
-        at_last = places[:, -1:] if places.shape[1] else None
-        last = (
-            held["keys"].gather(1, _along(at_last, held["keys"])) if at_last is not None else 0.0 * new["keys"][:, :1]
-        )
+        last = _at(held["keys"], places[:, -1:]) if places.shape[1] else 0.0 * new["keys"][:, :1]
         surprise = boundary.surprise(torch.cat([last, new["keys"]], 1).detach().to(real), controls).detach().to(real)
         surprise = torch.where(position > 0, surprise, 0.0)
         before = held["surprise"].detach().gather(1, places)
         missing = boundary.span - slot.shape[1]
         history = F.pad(torch.cat([before, surprise], 1), (missing, 0))
-        known = F.pad(torch.cat([slot > 0, live], 1), (missing, 0))
+        known = F.pad(torch.cat([slot > 1, live & (position > 0)], 1), (missing, 0))  # nothing came before token 0
         proposed = boundary.proposes(history, known)
         new["surprise"] = torch.where(live, surprise, 0.0)
 
@@ -342,7 +338,7 @@ def write_all(
             if torch.compiler.is_compiling() or bool(due.any()):
                 shown = entries["keys"], entries["slot"], entries["episode"]
                 entries["episode"] = settled(*shown, current[:, t] - 1, due, boundary.longest, boundary.refine)
-    return Written(entries, position, current, live, count + live.sum(1), begins)
+    return Written(entries, position, current, live, count + live.sum(1))
 
 
 def newest(slot: Tensor, number: int) -> tuple[Tensor, Tensor]:
@@ -359,7 +355,7 @@ def stored(memory: EpisodicMemory, state: State, entries: Entries, count: Tensor
         slot = entries["slot"]
         first = (slot > 0) & (slot <= memory.sinks)
         _, places = newest(torch.where(first, torch.iinfo(torch.int64).max, slot), room)
-        entries = {name: x.gather(1, _along(places, x)) for name, x in entries.items()}
+        entries = {name: _at(x, places) for name, x in entries.items()}
     return state.successor(**{n: entries.get(n, count) for n in state.entries})
 
 
@@ -452,7 +448,7 @@ def _from_all(
     memory: EpisodicMemory, table: Table, entries: Entries, q: Tensor, position: Tensor, found: Found
 ) -> Tensor:
     slot = entries["slot"]
-    index = table.index[:, None].expand(-1, position.shape[1], -1)
+    index = table.place[:, None].expand(-1, position.shape[1], -1)
     past = (slot > 0)[:, None] & (slot[:, None] <= position[:, :, None] + 1)
     near, far = _beside(memory, slot, position, found.far.gather(2, index))
     far = far | (past & found.read.gather(2, index))
@@ -475,25 +471,24 @@ def _from_lists(
         return x[:, None].expand(-1, index.shape[1], -1).gather(2, index)
 
     at = of_episode(table.start) + place - (ends.gather(2, index) - of_episode(table.size))
-    chosen = table.order.gather(1, torch.where(there, at, 0).flatten(1))
-    held = (entries["keys"], entries["values"])
-    keys, values = (x.gather(1, _along(chosen, x)).unflatten(1, place.shape[1:]) for x in held)  # (B, n, R, H, .)
-    asked = far_query(memory, q).to(keys.dtype)
-    scores = _scale(memory, q) * torch.einsum("bnhk,bnrhk->bhnr", asked, keys)
+    chosen = table.order.gather(1, torch.where(there, at, 0).flatten(1)).view(at.shape)
+    keys, values = (_of_heads(entries[name], chosen) for name in ("keys", "values"))  # (B, H, n, R, .)
+    asked = far_query(memory, q).to(keys.dtype).transpose(1, 2)
+    scores = _scale(memory, q) * (keys @ asked[..., None])[..., 0]
     if not memory.window and not memory.sinks:
         weights = _weigh(memory, scores, there, index, found)
-        return torch.einsum("bhnr,bnrhv->bnhv", weights, values)
+        return (weights[..., None, :] @ values)[..., 0, :].transpose(1, 2)
 
     columns, slot = _near_columns(memory, table, entries["slot"], position)
-    near_keys, near_values = (entries[name].gather(1, _along(columns, entries[name])) for name in ("keys", "values"))
-    episode = table.index.gather(1, columns)[:, None].expand(-1, position.shape[1], -1)
+    near_keys, near_values = (_at(entries[name], columns) for name in ("keys", "values"))
+    episode = table.place.gather(1, columns)[:, None].expand(-1, position.shape[1], -1)
     near, far = _beside(memory, slot, position, found.far.gather(2, episode))
     beside = _both_scores(memory, q, position, near_keys, slot, near)
     index = torch.cat([index, episode], -1)
     weights = _weigh(memory, torch.cat([scores, beside], -1), torch.cat([there, near | far], -1), index, found)
     of_lists, of_beside = weights.split([number, columns.shape[1]], -1)
-    out = torch.einsum("bhnr,bnrhv->bnhv", of_lists, values)
-    return out + (of_beside @ near_values.transpose(1, 2)).transpose(1, 2)
+    out = (of_lists[..., None, :] @ values)[..., 0, :] + of_beside @ near_values.transpose(1, 2)
+    return out.transpose(1, 2)
 
 
 def _near_columns(memory: EpisodicMemory, table: Table, slot: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
@@ -545,6 +540,19 @@ def _weigh(memory: EpisodicMemory, scores: Tensor, seen: Tensor, index: Tensor, 
     total = torch.zeros_like(top).scatter_add(3, index, parts)
     share = torch.where(found.read[:, None], found.weights[:, None] / torch.where(total > 0, total, 1.0), 0.0)
     return parts * share.gather(3, index)
+
+
+def _at(x: Tensor, places: Tensor) -> Tensor:
+    """x (B, N, ...) at places (B, M): (B, M, ...)."""
+    rows = places + x.shape[1] * torch.arange(len(x), device=x.device)[:, None]
+    return x.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, places.shape)
+
+
+def _of_heads(x: Tensor, places: Tensor) -> Tensor:
+    """x (B, N, H, K) at places (B, n, R): (B, H, n, R, K)."""
+    rows = (places + x.shape[1] * torch.arange(len(x), device=x.device)[:, None, None])[:, None] * x.shape[2]
+    rows = rows + torch.arange(x.shape[2], device=x.device)[:, None, None]
+    return x.flatten(0, 2).index_select(0, rows.flatten()).unflatten(0, rows.shape)
 
 
 def _along(places: Tensor, x: Tensor) -> Tensor:

@@ -1,22 +1,40 @@
 """Layers stacked into models."""
 
 from mnemos.models.end_to_end_memory import EndToEndMemory
+from mnemos.models.explicit_memory import (
+    ExplicitMemory,
+    read_with_memories,
+    received_attention,
+    with_memories,
+    write_explicit,
+)
 from mnemos.models.generation import generate, stream
 from mnemos.models.hybrid import hybrid
+from mnemos.models.key_index import KeyIndex
 from mnemos.models.language_model import LanguageModel
+from mnemos.models.memory_bank import MemoryBank
 from mnemos.models.segments import Associative, Engrams, LookAhead, MemoryTokens, Segments
 from mnemos.models.spec import ModelSpec
+from mnemos.models.surprise import read_with_surprise
 
 __all__ = [
     "Associative",
     "EndToEndMemory",
     "Engrams",
+    "ExplicitMemory",
+    "KeyIndex",
     "LanguageModel",
     "LookAhead",
+    "MemoryBank",
     "MemoryTokens",
     "ModelSpec",
     "Segments",
     "generate",
     "hybrid",
+    "read_with_memories",
+    "read_with_surprise",
+    "received_attention",
     "stream",
+    "with_memories",
+    "write_explicit",
 ]

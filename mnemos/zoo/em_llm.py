@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from mnemos.layers import LayerSpec
+from mnemos.layers import Given, LayerSpec
 from mnemos.memory import EpisodicMemory, Recall, Representatives, Surprise
 from mnemos.zoo.registry import published
 
@@ -17,8 +17,8 @@ from mnemos.zoo.registry import published
     arxiv="2407.09450",
     year=2024,
     deviations=(
-        "a layer cannot see the model's predictions: surprise is 1 - cos(k_t, k_t-1), with of=\"keys\"; the paper's, "
-        'minus the log probability of the token, is for a memory that is run with it (Surprise(of="control"))',
+        "a layer cannot see the model's predictions: unless `given`, surprise is 1 - cos(k_t, k_t-1), not the "
+        "negative log probability of the token",
         "every token retrieves by its own query, as in the paper's decoding; its prefill takes the mean query of "
         "blocks of 512",
         "the window reaches back to the beginning of the event that it cuts",
@@ -36,15 +36,18 @@ def em_llm(
     contiguous: int = 64,
     threshold: float = 1.0,
     refine: Literal["modularity", "conductance"] | None = None,
+    given: bool = False,
 ) -> LayerSpec:
     """similar, contiguous: tokens retrieved by similarity, and beside them (0.7 and 0.3 of the paper's budget);
-    threshold: standard deviations above the mean at which an event begins."""
+    threshold: standard deviations above the mean at which an event begins. given: surprise is the model's own, minus
+    the log probability of each token, and the model is read by `read_with_surprise`. The parameters are those of
+    zoo.transformer(), whose weights it can take over as they are."""
     memory = EpisodicMemory(
-        Surprise(threshold, refine=refine),
+        Surprise(threshold, of="control" if given else "keys", refine=refine),
         Representatives(4),
         Recall(similar, contiguous, "tokens"),
         window=window,
         sinks=sinks,
         rotary=10000.0,
     )
-    return LayerSpec(memory=memory)
+    return LayerSpec(memory=memory, controls=(("surprise", Given("surprise")),) if given else ())

@@ -34,8 +34,8 @@ class Boundary(Declaration):
         return ()
 
     def surprise(self, keys: Tensor, controls: Controls) -> Tensor:
-        """(B, T) for tokens whose keys (B, 1 + T, H, K) follow the key of the token before them; zeros before the
-        first token of all."""
+        """(B, T) for tokens whose keys (B, 1 + T, H, K) follow the key of the token before them; the first
+        token of all has none."""
         raise NotImplementedError
 
     def proposes(self, surprise: Tensor, known: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ class Surprise(Boundary):
 
         s_t > mean + threshold * std,   both over s_{t-span} .. s_{t-1}, std that of the population
 
-    and by more than rounding.
+    and by more than rounding. The first token of all has no surprise.
 
     of: "control": s_t comes with the token, as the control "surprise" (the mean over the heads); the paper's is
     -log p(x_t | x_<t). "keys": s_t = 1 - cos(k_t, k_{t-1}), the keys of all heads side by side; it needs nothing from

@@ -59,7 +59,7 @@ def _write(memory: EpisodicMemory, past: list[Record], key: Tensor, value: Tenso
     if isinstance(rule, Surprise):
         if count > 0:
             surprise = SURPRISES[rule.of](past, key, now)
-        before = [record.surprise for record in past[-rule.span :]]
+        before = [record.surprise for record in past[-rule.span :] if record.position > 0]
         if before:
             above = [surprise - x for x in before]
             mean = sum(above) / len(above)
