@@ -137,7 +137,8 @@ def test_however_the_stream_is_cut(policy: Policy, monkeypatch: pytest.MonkeyPat
     mask = torch.arange(31) < torch.tensor([31, 19])[:, None]
     out, state = mn.run(rule, q, k, v, mask=mask)
     assert_same(out[1, :19], whole[1, :19])
-    assert positions(state)[0] == positions(last)[0]
+    _, shorter = mn.run(rule, *(x[:, :19] for x in (q, k, v)), plan="loop")
+    assert positions(state) == [positions(last)[0], positions(shorter)[1]]
 
 
 @pytest.mark.parametrize("policy", [p for p in POLICIES if p.statistics], ids=str)
@@ -255,6 +256,11 @@ def test_least_recently_attended_keeps_what_is_hot() -> None:
     assert survives(LeastRecentlyAttended(5, threshold=0.5), 0, asked, 50)
     assert not survives(LeastRecentlyAttended(5, threshold=1.0), 0, asked, 50)
     assert not survives(LeastRecentlyAttended(5, threshold=0.5), 0, dict.fromkeys(range(3, 30, 3), 0), 50)
+
+
+def test_an_entry_that_nobody_looked_at_is_as_recent_as_its_token() -> None:
+    _, state = mn.run(memory(LeastRecentlyAttended(5, threshold=0.5)), *pointing({1: 0, 2: 0, 3: 0, 4: 1}, 8))
+    assert positions(state) == [[[1, 4, 5, 6, 7]] * H] * B  # 2 went first, then 0 and 3, both of token 3
 
 
 def test_least_frequently_attended_counts() -> None:
