@@ -56,11 +56,12 @@ class BetweenEvictions:
         outputs, states = [], []  # rows evict at different times
         for row in range(q.shape[0]):
             end = q.shape[1] if lengths is None else int(lengths[row])
-            here = [x[row : row + 1, :end] for x in (q, k, v, *controls.values())]
-            before = state._select(torch.tensor([row], device=q.device))
-            out, after = v.new_zeros(1, 0, q.shape[2], v.shape[-1]), before
+            mine = {name: value[row : row + 1, :end] for name, value in controls.items()}
+            after = state._select(torch.tensor([row], device=q.device))
+            out = v.new_zeros(1, 0, q.shape[2], v.shape[-1])
             if end:
-                out, after = _together(memory, *here[:3], dict(zip(controls, here[3:], strict=True)), before)
+                one = slice(row, row + 1)
+                out, after = _together(memory, q[one, :end], k[one, :end], v[one, :end], mine, after)
             outputs.append(F.pad(out, (0, 0, 0, 0, 0, q.shape[1] - end)))
             states.append(after)
         return torch.cat(outputs), concatenate(states)
@@ -70,6 +71,7 @@ def _together(
     memory: KVMemory, q: Tensor, k: Tensor, v: Tensor, controls: Controls, state: State
 ) -> tuple[Tensor, State]:
     """Rows that have all seen as many tokens."""
+    assert isinstance(memory.retain, Policy)
     if not torch.is_grad_enabled():
         state = state.clone()  # work in place; the caller keeps the state that was passed in
     outputs, start, length = [], 0, q.shape[1]

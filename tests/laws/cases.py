@@ -72,6 +72,7 @@ from mnemos.memory import (
     MiniBatch,
     MLPScores,
     Neighborhood,
+    Newest,
     NormedMLP,
     Objective,
     Omega,
@@ -153,6 +154,7 @@ VARIANTS: dict[type, list[Any]] = {
     KeyNorm: [KeyNorm(5, recent=2), KeyNorm(6, period=4, recent=2)],
     LeastFrequentlyAttended: [LeastFrequentlyAttended(5, recent=2, threshold=0.15)],
     LeastRecentlyAttended: [LeastRecentlyAttended(6, period=2, threshold=0.3)],
+    Newest: [Newest(5, period=2, sinks=2)],
     Sampled: [Sampled(5, recent=1, seed=7), Sampled(7, period=5, sinks=1, recent=2)],
     DenseAssociative: [
         DenseAssociative("power", 2),

@@ -16,6 +16,7 @@ from mnemos.memory.retain import (
     LazyEviction,
     LeastFrequentlyAttended,
     LeastRecentlyAttended,
+    Newest,
     Policy,
     Sampled,
 )
@@ -68,7 +69,7 @@ def _difference(policy: KeyDifference, notes: Notes, position: int, now: int, ke
         return key / length if length else key
 
     anchor = unit(torch.stack([unit(key) for key in keys.values()]).mean(0))
-    return -float(unit(keys[position]) @ anchor)
+    return -round(4096 * float(unit(keys[position]) @ anchor))
 
 
 def _hash(policy: Sampled, notes: Notes, position: int, now: int, keys: dict[int, Tensor]) -> float:
@@ -83,7 +84,7 @@ POLICIES: dict[type, Literal] = {
     KeyNorm: Literal(
         _keeps_no_notes,
         _learns_nothing,
-        lambda policy, notes, position, now, keys: -math.sqrt(float(keys[position].square().sum())),
+        lambda policy, notes, position, now, keys: -round(4096 * math.log2(float(keys[position].norm()) or 1e-30)),
     ),
     LeastFrequentlyAttended: Literal(
         start=lambda policy, now: {"times": 0.0},
@@ -95,6 +96,7 @@ POLICIES: dict[type, Literal] = {
         look=lambda policy, notes, weight, now: {"last": float(now)} if weight > policy.threshold else notes,
         worth=lambda policy, notes, position, now, keys: notes["last"],
     ),
+    Newest: Literal(_keeps_no_notes, _learns_nothing, lambda policy, notes, position, now, keys: float(position)),
     Sampled: Literal(_keeps_no_notes, _learns_nothing, _hash),
     HeavyHitters: Literal(
         start=lambda policy, now: {"sum": 0.0},

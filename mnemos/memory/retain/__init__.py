@@ -7,6 +7,7 @@ from mnemos.memory.retain.key_difference import KeyDifference
 from mnemos.memory.retain.key_norm import KeyNorm
 from mnemos.memory.retain.lazy_eviction import LazyEviction
 from mnemos.memory.retain.least_attended import LeastFrequentlyAttended, LeastRecentlyAttended
+from mnemos.memory.retain.newest import Newest
 from mnemos.memory.retain.sampled import Sampled
 from mnemos.memory.retain.window import Window
 
@@ -19,6 +20,7 @@ __all__ = [
     "LazyEviction",
     "LeastFrequentlyAttended",
     "LeastRecentlyAttended",
+    "Newest",
     "Policy",
     "Retain",
     "Sampled",

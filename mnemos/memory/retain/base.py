@@ -83,6 +83,12 @@ class Policy(Retain):
         raise NotImplementedError
 
 
+def in_steps(worth: Tensor) -> Tensor:
+    """A worth in steps of 1/4096. The keys of equal tokens differ by rounding alone, which must not decide which of
+    them goes: of equally worthy ones the older one does."""
+    return (4096 * worth).round()
+
+
 def latest(active: Tensor, before: Tensor, now: Tensor) -> Tensor:
     """The last token at which each entry was active, up to each of n: active (B, H, n, N), before (B, H, N) and
     `now` (B, 1, n, 1) -> (B, H, n, N)."""
