@@ -12,7 +12,18 @@ from mnemos.memory.log_linear import LogLinear
 from mnemos.memory.mask import Dilated, Mask, PowersOfTwo
 from mnemos.memory.objective import L2, AffineL2, Dot, Huber, Lp, Objective, RobustShift
 from mnemos.memory.patterns import Patterns
-from mnemos.memory.read import DenseAssociative, Hopfield, LocalLinear, Read, Relative, Softmax, metastable_size
+from mnemos.memory.read import (
+    CircleIntersection,
+    DenseAssociative,
+    Hopfield,
+    LocalLinear,
+    Read,
+    Relative,
+    Softmax,
+    attention_scale,
+    circle_intersection,
+    metastable_size,
+)
 from mnemos.memory.retain import ByPosition, Everything, HeavyHitters, LazyEviction, Policy, Retain, Window
 from mnemos.memory.retention import (
     DPLR,
@@ -28,6 +39,7 @@ from mnemos.memory.retention import (
     OrthogonalSlots,
     Retention,
 )
+from mnemos.memory.sparse_distributed import SparseDistributed
 from mnemos.memory.structure import MLP, Matrix, NormedMLP, Structure
 from mnemos.memory.willshaw import Willshaw
 from mnemos.memory.write import Append
@@ -44,6 +56,7 @@ __all__ = [
     "Bregman",
     "ByPosition",
     "Chunk",
+    "CircleIntersection",
     "Cliques",
     "Control",
     "Controls",
@@ -88,9 +101,12 @@ __all__ = [
     "Retention",
     "RobustShift",
     "Softmax",
+    "SparseDistributed",
     "Structure",
     "Willshaw",
     "Window",
+    "attention_scale",
+    "circle_intersection",
     "from_json",
     "metastable_size",
 ]

@@ -36,6 +36,7 @@ from mnemos.layers import (
 from mnemos.lowering import candidates, run_rows
 from mnemos.memory import (
     AnyMemory,
+    CircleIntersection,
     Cliques,
     Declaration,
     DenseAssociative,
@@ -58,6 +59,7 @@ from mnemos.memory import (
     Relative,
     Retain,
     Retention,
+    SparseDistributed,
     Structure,
     Willshaw,
 )
@@ -116,6 +118,7 @@ VARIANTS: dict[type, list[Any]] = {
         LazyEviction(5, period=3, recent=2, threshold=0.15, preference=preference)
         for preference in ("printed", "described", None)
     ],
+    CircleIntersection: [CircleIntersection(8, 3), CircleIntersection(6, 5)],
     DenseAssociative: [
         DenseAssociative("power", 2),
         DenseAssociative("rectified", 3, sweeps=2),
@@ -213,7 +216,7 @@ def facets(memory: AnyMemory) -> tuple[Any, ...]:
         return (memory.form, memory.decay)
     if isinstance(memory, LogLinear):
         return (memory.memory, memory.levels)
-    if isinstance(memory, Willshaw | Cliques):
+    if isinstance(memory, Willshaw | Cliques | SparseDistributed):
         return (memory,)
     assert isinstance(memory, mn.KVMemory)
     return (memory.retain, memory.read_rule)
@@ -266,7 +269,13 @@ LEARNING: list[mn.Memory] = list(dict.fromkeys([*CORE, *covering(every_combinati
 
 LINKING: list[AnyMemory] = [Willshaw(), Willshaw(winners=2), Cliques(2, steps=3), Cliques(4, steps=1, stay=0.5)]
 
-MEMORIES: list[AnyMemory] = [*LEARNING, *ODD, *KEEPING, *HIGHER, *LOG_LINEAR, *LINKING]
+COUNTING: list[AnyMemory] = [
+    SparseDistributed(9, 2),
+    SparseDistributed(None, 1, "sum"),
+    SparseDistributed(5, 3, "sum", 7),
+]
+
+MEMORIES: list[AnyMemory] = [*LEARNING, *ODD, *KEEPING, *HIGHER, *LOG_LINEAR, *LINKING, *COUNTING]
 
 SOME: list[AnyMemory] = list(dict.fromkeys([*covering(core(), 2), *covering(MEMORIES, 1)]))
 """Few: any two choices of the core, and every choice there is."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mnemos.memory.control import Controls
 from mnemos.memory.mask import Dilated, PowersOfTwo
-from mnemos.memory.read import DenseAssociative, Hopfield, LocalLinear, Read, Relative, Softmax
+from mnemos.memory.read import CircleIntersection, DenseAssociative, Hopfield, LocalLinear, Read, Relative, Softmax
 
 Reads = Callable[[Any, Tensor, Tensor, Tensor, Tensor, Controls], tuple[Tensor, Tensor]]
 """(rule, q (K,), keys (N, K), values (N, V), lag (N,), controls of the query) -> answer (V,) and weights (N,). There
@@ -88,7 +88,34 @@ def _dense_associative(
     return out, slope / max(float(slope.sum()), 1e-300)
 
 
+def _circle_intersection(
+    rule: CircleIntersection, q: Tensor, keys: Tensor, values: Tensor, lag: Tensor, controls: Controls
+) -> tuple[Tensor, Tensor]:
+    """The addresses of both circles, counted by how many bits they change among those that differ and the others."""
+
+    def shared(distance: int) -> float:
+        return float(
+            sum(
+                math.comb(distance, a) * math.comb(rule.bits - distance, c)
+                for a in range(distance + 1)
+                for c in range(rule.bits - distance + 1)
+                if a + c <= rule.radius and distance - a + c <= rule.radius
+            )
+        )
+
+    found = []
+    for key in keys:
+        distance = rule.bits * (1 - (q * key).sum() / (q.norm() * key.norm())) / 2
+        whole = min(math.floor(float(distance.detach())), rule.bits - 1)
+        part = distance - whole
+        found.append((1 - part) * shared(whole) + part * shared(whole + 1))
+    weights = torch.stack(found)
+    weights = weights / weights.sum() if bool(weights.any()) else 0 * weights
+    return weights @ values, weights
+
+
 READS: dict[type, Reads] = {
+    CircleIntersection: _circle_intersection,
     DenseAssociative: _dense_associative,
     Softmax: _softmax,
     LocalLinear: _local_linear,
