@@ -1,8 +1,9 @@
 """Layers stacked into models."""
 
+from mnemos.models.clam import ClAM
 from mnemos.models.generation import generate, stream
 from mnemos.models.hybrid import hybrid
 from mnemos.models.language_model import LanguageModel
 from mnemos.models.spec import ModelSpec
 
-__all__ = ["LanguageModel", "ModelSpec", "generate", "hybrid", "stream"]
+__all__ = ["ClAM", "LanguageModel", "ModelSpec", "generate", "hybrid", "stream"]

@@ -42,6 +42,7 @@ LONG = [
     "memory_mosaics",
     "memory_mosaics-window",
     "hopfield",
+    "sdm_attention",
     "hopfield_pooling",
     "hopfield_pooling-steps",
     "hopfield_lookup-steps",
