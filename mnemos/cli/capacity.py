@@ -11,7 +11,7 @@ import mnemos as mn
 from mnemos.errors import InvalidValue, RunError
 from mnemos.inspect import Capacity, capacity
 from mnemos.layers import LayerSpec
-from mnemos.memory import AnyMemory, DenseAssociative, Hopfield, SparseDistributed, Willshaw
+from mnemos.memory import AnyMemory, DenseAssociative, Hopfield, Willshaw
 from mnemos.models import ModelSpec
 from mnemos.train.files import replace_text
 
@@ -22,7 +22,6 @@ PLAIN: dict[str, AnyMemory] = {
     "hopfield": mn.KVMemory(read=Hopfield(1, scale=32.0)),
     "dense": mn.KVMemory(read=DenseAssociative()),
     "willshaw": Willshaw(),
-    "sdm": SparseDistributed(radius=8),
 }
 """Memories by a word of their own, beside those of the zoo."""
 
@@ -49,7 +48,7 @@ def command(
 
     Args:
         memories: Names from `mnemos zoo` whose layers are built around one memory, or hebb, delta, softmax, hopfield,
-            dense, willshaw, sdm.
+            dense, willshaw.
         key_dim: Channels of keys and values, one size or several.
         measure: Squared error relative to the values, or the share of associations that are missed.
         threshold: The error that counts as failure.
