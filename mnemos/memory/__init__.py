@@ -40,6 +40,7 @@ from mnemos.memory.retention import (
     Retention,
 )
 from mnemos.memory.sparse_distributed import SparseDistributed
+from mnemos.memory.sparsey import Sparsey
 from mnemos.memory.structure import MLP, Matrix, NormedMLP, Structure
 from mnemos.memory.willshaw import Willshaw
 from mnemos.memory.write import Append
@@ -102,6 +103,7 @@ __all__ = [
     "RobustShift",
     "Softmax",
     "SparseDistributed",
+    "Sparsey",
     "Structure",
     "Willshaw",
     "Window",

@@ -60,6 +60,7 @@ from mnemos.memory import (
     Retain,
     Retention,
     SparseDistributed,
+    Sparsey,
     Structure,
     Willshaw,
 )
@@ -216,7 +217,7 @@ def facets(memory: AnyMemory) -> tuple[Any, ...]:
         return (memory.form, memory.decay)
     if isinstance(memory, LogLinear):
         return (memory.memory, memory.levels)
-    if isinstance(memory, Willshaw | Cliques | SparseDistributed):
+    if isinstance(memory, Willshaw | Cliques | SparseDistributed | Sparsey):
         return (memory,)
     assert isinstance(memory, mn.KVMemory)
     return (memory.retain, memory.read_rule)
@@ -267,7 +268,14 @@ CORE: list[mn.Memory] = covering(core(), 3)
 LEARNING: list[mn.Memory] = list(dict.fromkeys([*CORE, *covering(every_combination(), 2)]))
 """The core, and so many of all legal combinations of all choices that any two choices that go together occur."""
 
-LINKING: list[AnyMemory] = [Willshaw(), Willshaw(winners=2), Cliques(2, steps=3), Cliques(4, steps=1, stay=0.5)]
+LINKING: list[AnyMemory] = [
+    Willshaw(),
+    Willshaw(winners=2),
+    Cliques(2, steps=3),
+    Cliques(4, steps=1, stay=0.5),
+    Sparsey(2, 4),
+    Sparsey(3, 3, saturation=1.0, floor=0.0),
+]
 
 COUNTING: list[AnyMemory] = [
     SparseDistributed(9, 2),

@@ -80,6 +80,7 @@ def test_the_true_factors_are_a_fixed_point(dtype: torch.dtype) -> None:
             after = resonator.clean(y, found[f])
             off = float((after - true[f]).abs().max())
             assert off < 1e-9 if exact else float(likeness(after, true[f]).diagonal().min()) > 0.8
+    y = unbind(scene, true[0], true[1])
     off = float((Resonator("outer").clean(y, found[2]) - true[2]).abs().max())
     assert off > 1e-3 or dtype == SIGNS  # crosstalk
 
@@ -112,8 +113,8 @@ def test_rounds_by_the_formulas() -> None:
     y = scene[0] / b
     outer = x.T @ (x.conj() @ y)
     squares = x.T @ torch.linalg.lstsq(x.T, y).solution
-    for update, expected in (("outer", outer), ("least_squares", squares)):
-        assert float((Resonator(update).clean(y[None], x)[0] - expected / expected.abs()).abs().max()) < 1e-9
+    for resonator, expected in ((Resonator("outer"), outer), (Resonator("least_squares"), squares)):
+        assert float((resonator.clean(y[None], x)[0] - expected / expected.abs()).abs().max()) < 1e-9
 
 
 @each_update

@@ -20,6 +20,7 @@ from mnemos.memory.keeping import KVMemory
 from mnemos.memory.learner import GD, Implicit, LeastSquares, MiniBatch, Omega
 from mnemos.memory.learning import Memory
 from mnemos.memory.log_linear import LogLinear
+from mnemos.memory.reference.coding import encode
 from mnemos.memory.reference.counting import count_up
 from mnemos.memory.reference.descending import descend
 from mnemos.memory.reference.keeping import keep
@@ -31,6 +32,7 @@ from mnemos.memory.reference.solving import solve
 from mnemos.memory.reference.summing import add_up
 from mnemos.memory.reference.windowing import follow_window
 from mnemos.memory.sparse_distributed import SparseDistributed
+from mnemos.memory.sparsey import Sparsey
 from mnemos.memory.willshaw import Willshaw
 from mnemos.state import State
 
@@ -48,6 +50,7 @@ LITERALLY: dict[type, Literally] = {
     HigherOrder: add_up,
     Willshaw: link_up,
     Cliques: link_up,
+    Sparsey: encode,
     SparseDistributed: count_up,
 }
 """By learner for the memories of the four choices, by kind of memory for all others."""
