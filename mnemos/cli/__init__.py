@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "train a language model on a text, or go on with an interrupted run",
     "generate": "let a trained model continue a text, and keep what its memory holds",
     "evaluate": "measure a trained model: bits per byte, beyond the training length, along a long stream",
+    "capacity": "measure how many associations memories hold before they mix them up",
     "zoo": "list the published systems",
     "explain": "say how a system would run, and what it would cost",
     "demo": "train a Titans model and a transformer of equal size, measure both, and show it on a page",

@@ -34,6 +34,7 @@ class Curve(Result):
 
     name: str
     memory: str
+    patterns: str
     key_dim: int
     value_dim: int
     state_bytes: int
@@ -81,13 +82,13 @@ class Capacity(Result):
         return found
 
     def __str__(self) -> str:
-        rows = [("memory", "key size", "associations", "state of one seed")]
+        rows = [("memory", "patterns", "key size", "associations", "state of one seed")]
         for curve in self.curves:
             held = curve.capacity
             number = f"{held.mean:.1f} ({held.low:.1f} to {held.high:.1f})"
             text = f"at least {curve.counts[-1]}" if curve.open else number
-            rows.append((curve.name, str(curve.key_dim), text, f"{curve.state_bytes:,} bytes"))
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+            rows.append((curve.name, curve.patterns, str(curve.key_dim), text, f"{curve.state_bytes:,} bytes"))
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         what = "squared error" if self.measure == "squared" else "share that is missed"
         return "\n".join([f"associations held until the {what} passes {self.threshold:g}, {self.seeds} seeds", *lines])
@@ -120,7 +121,7 @@ def capacity(
     n pairs (k_i, v_i) are written one after the other, then all are asked for at once. The error at n is the mean over
     them of |o_i - v_i|^2 / |v_i|^2 ("squared"), or the share whose answer is nearer to another of the n values than to
     its own ("missed"; nearness is the cosine, and equal values are not told apart). Capacity is where the error passes
-    the threshold. All memories get the same patterns; every seed draws its own.
+    the threshold. Memories for the same kind of patterns get the same ones; every seed draws its own.
 
     memories: one, several, or several by name. key_dim: one or several, each at least 1; value_dim: the same as key_dim
     if not given. counts: numbers of associations to try, rising; about six for every doubling up to 4 key_dim if not
@@ -151,7 +152,8 @@ def capacity(
                 trial = _Trial(memory, chosen, size, value_dim or size, tried, noise, seeds, given, dtype)
                 errors, held = trial.run(measure)
                 text = memory.to_json()
-                curves.append(Curve(name, text, size, value_dim or size, held, tried, errors, threshold))
+                kind = f"{chosen.kind}, itself" if chosen.same else chosen.kind
+                curves.append(Curve(name, text, kind, size, value_dim or size, held, tried, errors, threshold))
                 bar.update()
     return Capacity(tuple(curves), measure, threshold, noise, seeds)
 

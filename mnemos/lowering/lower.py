@@ -31,6 +31,7 @@ from mnemos.execute import (
     TriangularRemoval,
     WindowedAttention,
 )
+from mnemos.lowering.hard_locations import HardLocations
 from mnemos.lowering.implicit_step import ImplicitStep
 from mnemos.lowering.plan import Plan
 from mnemos.lowering.rewrite import Rewrite, Rewritten
@@ -68,7 +69,7 @@ EXECUTORS: tuple[Executor, ...] = (
 )
 """From the most special to the most general; the first that does not decline is taken. A new algorithm is a line."""
 
-REWRITES: tuple[Rewrite, ...] = (RotatedFrame(), SeveralSteps(), ImplicitStep())
+REWRITES: tuple[Rewrite, ...] = (RotatedFrame(), SeveralSteps(), ImplicitStep(), HardLocations())
 """Tried before the algorithms; the first identity that holds is used. A new one is a line."""
 
 

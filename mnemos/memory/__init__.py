@@ -18,6 +18,7 @@ from mnemos.memory.objective import L2, AffineL2, Dot, Huber, Lp, Objective, Rob
 from mnemos.memory.patterns import Patterns
 from mnemos.memory.read import (
     AdaptiveFilter,
+    CircleIntersection,
     DenseAssociative,
     DynamicMask,
     Hopfield,
@@ -29,6 +30,8 @@ from mnemos.memory.read import (
     Relative,
     Softmax,
     SoftmaxOne,
+    attention_scale,
+    circle_intersection,
     metastable_size,
 )
 from mnemos.memory.retain import (
@@ -60,6 +63,8 @@ from mnemos.memory.retention import (
     OrthogonalSlots,
     Retention,
 )
+from mnemos.memory.sparse_distributed import SparseDistributed
+from mnemos.memory.sparsey import Sparsey
 from mnemos.memory.structure import MLP, Matrix, NormedMLP, Structure
 from mnemos.memory.willshaw import Willshaw
 from mnemos.memory.write import Append
@@ -79,6 +84,7 @@ __all__ = [
     "Bregman",
     "ByPosition",
     "Chunk",
+    "CircleIntersection",
     "Cliques",
     "ClusteredWindow",
     "Control",
@@ -143,11 +149,15 @@ __all__ = [
     "Sampled",
     "Softmax",
     "SoftmaxOne",
+    "SparseDistributed",
+    "Sparsey",
     "Structure",
     "Summary",
     "Surprise",
     "Willshaw",
     "Window",
+    "attention_scale",
+    "circle_intersection",
     "from_json",
     "metastable_size",
 ]

@@ -1,5 +1,6 @@
 """Layers stacked into models."""
 
+from mnemos.models.clam import ClAM
 from mnemos.models.end_to_end_memory import EndToEndMemory
 from mnemos.models.explicit_memory import (
     ExplicitMemory,
@@ -19,6 +20,7 @@ from mnemos.models.surprise import read_with_surprise
 
 __all__ = [
     "Associative",
+    "ClAM",
     "EndToEndMemory",
     "Engrams",
     "ExplicitMemory",

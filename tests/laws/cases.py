@@ -44,6 +44,7 @@ from mnemos.memory import (
     AdaptiveFilter,
     Address,
     AnyMemory,
+    CircleIntersection,
     Cliques,
     ClusteredWindow,
     CoreContext,
@@ -86,6 +87,8 @@ from mnemos.memory import (
     Retention,
     Sampled,
     SoftmaxOne,
+    SparseDistributed,
+    Sparsey,
     Structure,
     Surprise,
     Willshaw,
@@ -156,6 +159,7 @@ VARIANTS: dict[type, list[Any]] = {
     LeastRecentlyAttended: [LeastRecentlyAttended(6, period=2, threshold=0.3)],
     Newest: [Newest(5, period=2, sinks=2)],
     Sampled: [Sampled(5, recent=1, seed=7), Sampled(7, period=5, sinks=1, recent=2)],
+    CircleIntersection: [CircleIntersection(8, 3), CircleIntersection(6, 5)],
     DenseAssociative: [
         DenseAssociative("power", 2),
         DenseAssociative("rectified", 3, sweeps=2),
@@ -293,7 +297,9 @@ def facets(memory: AnyMemory) -> tuple[Any, ...]:
         return (memory.form, memory.decay)
     if isinstance(memory, LogLinear):
         return (memory.memory, memory.levels)
-    if isinstance(memory, EpisodicMemory | Willshaw | Cliques | CoreContext | ClusteredWindow):
+    if isinstance(
+        memory, EpisodicMemory | Willshaw | Cliques | CoreContext | ClusteredWindow | SparseDistributed | Sparsey
+    ):
         return (memory,)
     assert isinstance(memory, mn.KVMemory)
     return (memory.retain, memory.read_rule)
@@ -344,9 +350,24 @@ CORE: list[mn.Memory] = covering(core(), 3)
 LEARNING: list[mn.Memory] = list(dict.fromkeys([*CORE, *covering(every_combination(), 2)]))
 """The core, and so many of all legal combinations of all choices that any two choices that go together occur."""
 
-LINKING: list[AnyMemory] = [Willshaw(), Willshaw(winners=2), Cliques(2, steps=3), Cliques(4, steps=1, stay=0.5)]
+LINKING: list[AnyMemory] = [
+    Willshaw(),
+    Willshaw(winners=2),
+    Cliques(2, steps=3),
+    Cliques(4, steps=1, stay=0.5),
+    Sparsey(2, 4),
+    Sparsey(3, 3, saturation=1.0, floor=0.0),
+]
 
-MEMORIES: list[AnyMemory] = [*LEARNING, *ODD, *KEEPING, *HIGHER, *LOG_LINEAR, *EPISODIC, *LINKING, *CORES, *CLUSTERS]
+COUNTING: list[AnyMemory] = [
+    SparseDistributed(9, 2),
+    SparseDistributed(None, 1, "sum"),
+    SparseDistributed(5, 3, "sum", 7),
+]
+
+OF_ENTRIES: list[AnyMemory] = [*KEEPING, *EPISODIC, *CORES, *CLUSTERS]
+
+MEMORIES: list[AnyMemory] = [*LEARNING, *ODD, *HIGHER, *LOG_LINEAR, *OF_ENTRIES, *LINKING, *COUNTING]
 
 SOME: list[AnyMemory] = list(dict.fromkeys([*covering(core(), 2), *covering(MEMORIES, 1)]))
 """Few: any two choices of the core, and every choice there is."""

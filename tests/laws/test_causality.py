@@ -51,10 +51,10 @@ def test_nothing_discrete_from_later_tokens_other_rows_or_heads(memory: AnyMemor
     inputs, others = Inputs(memory, 19, batch=3), Inputs(memory, 19, batch=3)
     mine = torch.zeros(3, 19, 2, 1, dtype=torch.bool)
     mine[1, :12, 1] = True
-    mixed = [torch.where(mine, x, y) for x, y in zip(inputs.cut(0, 19)[:3], others.cut(0, 19)[:3], strict=True)]
+    q, k, v = (torch.where(mine, x, y) for x, y in zip(inputs.cut(0, 19)[:3], others.cut(0, 19)[:3], strict=True))
     for plan in executors_for(memory, inputs):
-        out, _ = mn.run(memory, *inputs.cut(0, 19)[:3], plan=plan)
-        again, _ = mn.run(memory, *mixed, plan=plan)
+        out, _ = mn.run(memory, inputs.q, inputs.k, inputs.v, plan=plan)
+        again, _ = mn.run(memory, q, k, v, plan=plan)
         assert torch.equal(out[1, :12, 1], again[1, :12, 1]) and not torch.equal(out, again), plan
 
 

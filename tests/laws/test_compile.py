@@ -60,6 +60,7 @@ LONG = [
     "em_llm",
     "em_llm-small-events",
     "hopfield",
+    "sdm_attention",
     "hopfield_pooling",
     "hopfield_pooling-steps",
     "hopfield_lookup-steps",

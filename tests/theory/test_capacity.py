@@ -117,9 +117,9 @@ def test_blocks_of_queries_change_nothing(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_capacity_lies_where_the_line_between_two_counts_crosses_the_threshold() -> None:
-    curve = Curve("", "", 1, 1, 0, (2, 4, 8), ((0.0, 0.1, 0.5), (0.2, 0.1, 0.3), (0.0, 0.1, 0.2)), 0.2)
+    curve = Curve("", "", "unit", 1, 1, 0, (2, 4, 8), ((0.0, 0.1, 0.5), (0.2, 0.1, 0.3), (0.0, 0.1, 0.2)), 0.2)
     assert curve.by_seed == pytest.approx((5.0, 6.0, 8.0)) and curve.open
-    first = Curve("", "", 1, 1, 0, (2, 4), ((0.4, 0.5), (math.nan, 0.0)), 0.2)
+    first = Curve("", "", "unit", 1, 1, 0, (2, 4), ((0.4, 0.5), (math.nan, 0.0)), 0.2)
     assert first.by_seed == pytest.approx((1.0, 0.0)) and not first.open
 
 

@@ -24,7 +24,9 @@ from mnemos.memory.learner import GD, Implicit, LeastSquares, MiniBatch, Omega
 from mnemos.memory.learning import Memory
 from mnemos.memory.log_linear import LogLinear
 from mnemos.memory.reference.clustered_window import route
+from mnemos.memory.reference.coding import encode
 from mnemos.memory.reference.core_context import pool
+from mnemos.memory.reference.counting import count_up
 from mnemos.memory.reference.descending import descend
 from mnemos.memory.reference.keeping import keep
 from mnemos.memory.reference.linking import link_up
@@ -35,6 +37,8 @@ from mnemos.memory.reference.remembering import remember
 from mnemos.memory.reference.solving import solve
 from mnemos.memory.reference.summing import add_up
 from mnemos.memory.reference.windowing import follow_window
+from mnemos.memory.sparse_distributed import SparseDistributed
+from mnemos.memory.sparsey import Sparsey
 from mnemos.memory.willshaw import Willshaw
 from mnemos.state import State
 
@@ -55,6 +59,8 @@ LITERALLY: dict[type, Literally] = {
     HigherOrder: add_up,
     Willshaw: link_up,
     Cliques: link_up,
+    Sparsey: encode,
+    SparseDistributed: count_up,
 }
 """By learner for the memories of the four choices, by kind of memory for all others."""
 

@@ -13,6 +13,7 @@ from mnemos.memory.control import Controls
 from mnemos.memory.mask import Dilated, GridNeighborhood, Neighborhood, PowersOfTwo
 from mnemos.memory.read import (
     AdaptiveFilter,
+    CircleIntersection,
     DenseAssociative,
     DynamicMask,
     Hopfield,
@@ -188,8 +189,35 @@ def _hops(
     return u, looked
 
 
+def _circle_intersection(
+    rule: CircleIntersection, q: Tensor, keys: Tensor, values: Tensor, lag: Tensor, controls: Controls
+) -> tuple[Tensor, Tensor]:
+    """The addresses of both circles, counted by how many bits they change among those that differ and the others."""
+
+    def shared(distance: int) -> float:
+        return float(
+            sum(
+                math.comb(distance, a) * math.comb(rule.bits - distance, c)
+                for a in range(distance + 1)
+                for c in range(rule.bits - distance + 1)
+                if a + c <= rule.radius and distance - a + c <= rule.radius
+            )
+        )
+
+    found = []
+    for key in keys:
+        distance = rule.bits * (1 - (q * key).sum() / (q.norm() * key.norm())) / 2
+        whole = min(math.floor(float(distance.detach())), rule.bits - 1)
+        part = distance - whole
+        found.append((1 - part) * shared(whole) + part * shared(whole + 1))
+    weights = torch.stack(found)
+    weights = weights / weights.sum() if bool(weights.any()) else 0 * weights
+    return weights @ values, weights
+
+
 READS: dict[type, Reads] = {
     AdaptiveFilter: _adaptive_filter,
+    CircleIntersection: _circle_intersection,
     DenseAssociative: _dense_associative,
     DynamicMask: _dynamic_mask,
     Hopfield: _hopfield,
