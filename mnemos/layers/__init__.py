@@ -16,6 +16,7 @@ from mnemos.layers.controls import (
     LowRankDecay,
     Phase,
     RelativeTable,
+    Shares,
     Sigmoid,
     Softplus,
 )
@@ -37,6 +38,7 @@ from mnemos.layers.relational_memory import RelationalMemory, RelationalMemoryLa
 from mnemos.layers.state_space import StateSpace, StateSpaceLayer
 from mnemos.layers.time_mixing import TimeMixing, TimeMixingLayer
 from mnemos.layers.ttt import TTT, TTTLayer
+from mnemos.layers.turing_machine import TuringMachine, TuringMachineLayer
 
 __all__ = [
     "TTT",
@@ -90,6 +92,7 @@ __all__ = [
     "RelationalMemory",
     "RelationalMemoryLayer",
     "RelativeTable",
+    "Shares",
     "Sigmoid",
     "Softplus",
     "StateSpace",
@@ -98,6 +101,8 @@ __all__ = [
     "Taylor",
     "TimeMixing",
     "TimeMixingLayer",
+    "TuringMachine",
+    "TuringMachineLayer",
     "Unit",
     "balanced",
 ]

@@ -1,5 +1,6 @@
 """What is kept between tokens, and how one token changes it and reads it."""
 
+from mnemos.memory.addressed import Addressed
 from mnemos.memory.base import AnyMemory
 from mnemos.memory.control import Control, Controls
 from mnemos.memory.declaration import Declaration, from_json
@@ -35,6 +36,7 @@ __all__ = [
     "KL",
     "L2",
     "MLP",
+    "Addressed",
     "AffineL2",
     "AnyMemory",
     "Append",

@@ -36,6 +36,7 @@ from mnemos.layers import (
 )
 from mnemos.lowering import candidates, run_rows
 from mnemos.memory import (
+    Addressed,
     AnyMemory,
     Declaration,
     Dilated,
@@ -198,12 +199,21 @@ LOG_LINEAR: list[LogLinear] = [
 """Levels that run out at once, within a chunk, and not at all."""
 
 
+ADDRESSED: list[Addressed] = [
+    Addressed(5),
+    Addressed(3, shifts=2, read_timing="after"),
+    Addressed(4, shifts=0),
+]
+
+
 def facets(memory: AnyMemory) -> tuple[Any, ...]:
     """What a memory consists of."""
     if isinstance(memory, mn.Memory):
         return (memory.structure, memory.objective, memory.retention, memory.learner, memory.read_timing)
     if isinstance(memory, HigherOrder):
         return (memory.form, memory.decay)
+    if isinstance(memory, Addressed):
+        return (memory.shifts, memory.read_timing)
     if isinstance(memory, LogLinear):
         return (memory.memory, memory.levels)
     assert isinstance(memory, mn.KVMemory)
@@ -255,7 +265,7 @@ CORE: list[mn.Memory] = covering(core(), 3)
 LEARNING: list[mn.Memory] = list(dict.fromkeys([*CORE, *covering(every_combination(), 2)]))
 """The core, and so many of all legal combinations of all choices that any two choices that go together occur."""
 
-MEMORIES: list[AnyMemory] = [*LEARNING, *ODD, *KEEPING, *HIGHER, *LOG_LINEAR]
+MEMORIES: list[AnyMemory] = [*LEARNING, *ODD, *KEEPING, *HIGHER, *LOG_LINEAR, *ADDRESSED]
 
 SOME: list[AnyMemory] = list(dict.fromkeys([*covering(core(), 2), *covering(MEMORIES, 1)]))
 """Few: any two choices of the core, and every choice there is."""
@@ -370,6 +380,8 @@ def controls_for(
             value = (0.2 if linear else 0.01) * value
         if control.name == "ridge":  # far enough from a singular system for the tolerances
             value = 0.2 + value
+        if control.low > 0:
+            value = control.low + value
         if control.low < 0:  # a control of either sign
             value = (2 * value - 1) * min(1.0, control.high)
         if control.name in ("removal", "replacement"):  # directions: their product stays well below the decay
@@ -484,7 +496,7 @@ def assert_equals_reference(inputs: Inputs, state: State, lengths: Tensor | None
 
 WIDTH, HEADS, VOCABULARY = 32, 2, 11
 SMALL: dict[str, Any] = {"window": 8, "chunk": 4, "segment": 8, "sinks": 2, "state_dim": 6, "gate_rank": 3, "rank": 3}
-SMALL |= {"entries": 5, "lags": 5, "slots": 3}
+SMALL |= {"entries": 5, "lags": 5, "slots": 3, "hidden": 9}
 
 
 def small_options(build: Any) -> dict[str, Any]:
@@ -556,6 +568,8 @@ def variant_models() -> dict[str, mn.ModelSpec]:
         ],
         "relational_memory_core-blocks": RelationalMemory(slots=3, blocks=2, gate="memory"),
         "relational_memory_core-open": RelationalMemory(slots=2, mlp_layers=1, gate=None),
+        "ntm-feedforward": zoo.ntm(slots=4, hidden=7, controller="feedforward").replace(read_timing="after"),
+        "addressed": mn.LayerSpec(Addressed(5)),
         "untied": mn.ModelSpec(pattern=(zoo.deltanet(),), tied=False),
     }
     return {name: model_spec(spec) for name, spec in layers.items()}

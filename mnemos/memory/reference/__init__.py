@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mnemos.memory.addressed import Addressed
 from mnemos.memory.base import AnyMemory
 from mnemos.memory.control import Controls
 from mnemos.memory.higher_order import HigherOrder
@@ -19,6 +20,7 @@ from mnemos.memory.keeping import KVMemory
 from mnemos.memory.learner import GD, Implicit, LeastSquares, MiniBatch, Omega
 from mnemos.memory.learning import Memory
 from mnemos.memory.log_linear import LogLinear
+from mnemos.memory.reference.addressing import address_rows
 from mnemos.memory.reference.descending import descend
 from mnemos.memory.reference.keeping import keep
 from mnemos.memory.reference.log_linear import fenwick
@@ -41,6 +43,7 @@ LITERALLY: dict[type, Literally] = {
     KVMemory: keep,
     LogLinear: fenwick,
     HigherOrder: add_up,
+    Addressed: address_rows,
 }
 """By learner for the memories of the four choices, by kind of memory for all others."""
 
