@@ -4,6 +4,7 @@ from mnemos.models.end_to_end_memory import EndToEndMemory
 from mnemos.models.generation import generate, stream
 from mnemos.models.hybrid import hybrid
 from mnemos.models.language_model import LanguageModel
+from mnemos.models.pointer_network import Pointer, PointerNetwork
 from mnemos.models.spec import ModelSpec
 
-__all__ = ["EndToEndMemory", "LanguageModel", "ModelSpec", "generate", "hybrid", "stream"]
+__all__ = ["EndToEndMemory", "LanguageModel", "ModelSpec", "Pointer", "PointerNetwork", "generate", "hybrid", "stream"]
