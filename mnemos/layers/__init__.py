@@ -22,6 +22,7 @@ from mnemos.layers.controls import (
 )
 from mnemos.layers.coupled import Coupled, CoupledLayer
 from mnemos.layers.coupled_decays import CoupledDecay, LowerBounded, PrefixSoftmax
+from mnemos.layers.dual_memory import DualMemory, DualMemoryLayer
 from mnemos.layers.fast_forgetful import FastForgetful, FastForgetfulLayer
 from mnemos.layers.features import Elu, FeatureMap, Polynomial, Taylor, Unit
 from mnemos.layers.gate_loop import GateLoop, GateLoopLayer
@@ -55,6 +56,8 @@ __all__ = [
     "CoupledDecay",
     "CoupledLayer",
     "Direction",
+    "DualMemory",
+    "DualMemoryLayer",
     "Elu",
     "FastForgetful",
     "FastForgetfulLayer",

@@ -569,6 +569,7 @@ def variant_models() -> dict[str, mn.ModelSpec]:
         "relational_memory_core-blocks": RelationalMemory(slots=3, blocks=2, gate="memory"),
         "relational_memory_core-open": RelationalMemory(slots=2, mlp_layers=1, gate=None),
         "ntm-feedforward": zoo.ntm(slots=4, hidden=7, controller="feedforward").replace(read_timing="after"),
+        "pmi-top": zoo.pmi(slots=4, segments=1, chunk=5).replace(top=2, mix=0.5),
         "addressed": mn.LayerSpec(Addressed(5)),
         "untied": mn.ModelSpec(pattern=(zoo.deltanet(),), tied=False),
     }
