@@ -150,7 +150,7 @@ class DualMemoryLayer(TokenByToken):
         )
         scores = q @ k.mT
         if seen is not None:
-            scores = scores
+            scores = scores.masked_fill(~seen, -torch.inf)
         weights = torch.softmax(scores, -1)
         if top is not None and top < weights.shape[-1]:
             best = weights.topk(top, -1).indices
