@@ -164,10 +164,7 @@ class PointerNetwork(nn.Module):
             taken = torch.cat([taken.flatten(0, 1)[rows], place[..., None]], 2)
             open_ = open_.flatten(0, 1)[rows]
             if not repeat:
-                once = nn.functional.one_hot(place, places).bool()
-                if ends:
-                    once[..., number] = False
-                open_ = open_ & ~once
+                open_ = open_ & ~nn.functional.one_hot(place, places).bool()
         return taken[:, 0], total[:, 0]
 
     def encoded(self, points: Tensor, lengths: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:

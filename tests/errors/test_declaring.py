@@ -272,7 +272,7 @@ CASES: list[Case] = [
         mn.from_json,
         {"text": '{"kind": "Memroy"}'},
         InvalidValue,
-        "unknown kind of declaration 'Memroy'; known are AffineL2, Append, AsContext, AsGate, ",
+        "unknown kind of declaration 'Memroy'; known are Addressed, AffineL2, ",
     ),
     (mn.from_json, {"text": '{"kind": ["GD"]}'}, InvalidValue, "unknown kind of declaration ['GD']; known are "),
     (
