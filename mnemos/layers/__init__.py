@@ -20,6 +20,7 @@ from mnemos.layers.controls import (
     LowRankDecay,
     Phase,
     RelativeTable,
+    Shares,
     Sigmoid,
     Softplus,
     ValuePreference,
@@ -27,6 +28,7 @@ from mnemos.layers.controls import (
 from mnemos.layers.coupled import Coupled, CoupledLayer
 from mnemos.layers.coupled_decays import CoupledDecay, LowerBounded, PrefixSoftmax
 from mnemos.layers.dual_attention import DualAttention, DualAttentionLayer
+from mnemos.layers.dual_memory import DualMemory, DualMemoryLayer
 from mnemos.layers.fast_forgetful import FastForgetful, FastForgetfulLayer
 from mnemos.layers.features import DPFP, Elu, FeatureMap, Polynomial, Standard, Taylor, Unit
 from mnemos.layers.fewer_heads import with_kv_heads
@@ -51,6 +53,7 @@ from mnemos.layers.segment_attention import SegmentAttention, SegmentAttentionLa
 from mnemos.layers.state_space import StateSpace, StateSpaceLayer
 from mnemos.layers.time_mixing import TimeMixing, TimeMixingLayer
 from mnemos.layers.ttt import TTT, TTTLayer
+from mnemos.layers.turing_machine import TuringMachine, TuringMachineLayer
 
 __all__ = [
     "DPFP",
@@ -76,6 +79,8 @@ __all__ = [
     "Direction",
     "DualAttention",
     "DualAttentionLayer",
+    "DualMemory",
+    "DualMemoryLayer",
     "Elu",
     "FastForgetful",
     "FastForgetfulLayer",
@@ -128,6 +133,7 @@ __all__ = [
     "RelativeTable",
     "SegmentAttention",
     "SegmentAttentionLayer",
+    "Shares",
     "Sigmoid",
     "Softplus",
     "Standard",
@@ -137,6 +143,8 @@ __all__ = [
     "Taylor",
     "TimeMixing",
     "TimeMixingLayer",
+    "TuringMachine",
+    "TuringMachineLayer",
     "Unit",
     "ValuePreference",
     "balanced",

@@ -72,13 +72,14 @@ class _Sigmoid(nn.Module):
 
 @dataclass(frozen=True)
 class Softplus(ControlRule):
-    """log(1 + exp(W x + bias)): positive and without an upper end; starts near 1 by default."""
+    """low + log(1 + exp(W x + bias)): above `low` and without an upper end; starts near low + 1 by default."""
 
     bias: float = 0.5413
+    low: float = 0.0
 
     @property
     def bounds(self) -> tuple[float, float]:
-        return 0.0, math.inf
+        return self.low, math.inf
 
     def build(self, width: int, heads: int, channels: int | None) -> nn.Module:
         return _Softplus(self, width, heads, channels)
@@ -87,14 +88,36 @@ class Softplus(ControlRule):
 class _Softplus(nn.Module):
     def __init__(self, rule: Softplus, width: int, heads: int, channels: int | None):
         super().__init__()
-        self.channels = channels
+        self.channels, self.low = channels, rule.low
         self.linear = nn.Linear(width, heads * (channels or 1))
         nn.init.normal_(self.linear.weight, std=0.02)
         nn.init.constant_(self.linear.bias, rule.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        value = F.softplus(_wide(self.linear(x)))
+        value = self.low + F.softplus(_wide(self.linear(x)))
         return value if self.channels is None else value.unflatten(-1, (-1, self.channels))
+
+
+@dataclass(frozen=True)
+class Shares(ControlRule):
+    """softmax(W x + b) over the numbers of a head."""
+
+    def build(self, width: int, heads: int, channels: int | None) -> nn.Module:
+        expect(channels is not None, "Shares divides 1 between several numbers a head; one a head is Sigmoid's.")
+        assert channels is not None
+        return _Shares(width, heads, channels)
+
+
+class _Shares(nn.Module):
+    def __init__(self, width: int, heads: int, channels: int):
+        super().__init__()
+        self.channels = channels
+        self.linear = nn.Linear(width, heads * channels)
+        nn.init.normal_(self.linear.weight, std=0.02)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.softmax(_wide(self.linear(x)).unflatten(-1, (-1, self.channels)), -1)
 
 
 @dataclass(frozen=True)
@@ -438,6 +461,10 @@ def default_rule(control: Control, chunk: int) -> ControlRule:
         return RelativeTable()
     if control.name == "preference":
         return ValuePreference()
+    if control.name.endswith(("_strength", "_sharpness")):
+        return Softplus(low=control.low)
+    if control.name.endswith("_shift"):
+        return Shares()
     if control.name == "carry":
         return Learned(low=-1.0)
     if control.name == "level":

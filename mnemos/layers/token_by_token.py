@@ -17,6 +17,8 @@ class TokenByToken(Layer):
     """A layer whose next state is no sum or product of what the tokens bring, so that they take turns. Subclasses give
     `token_flops`."""
 
+    runs_by = "a loop over tokens; no parallel form is known"
+
     @property
     def token_flops(self) -> float:
         """Floating point operations of one token, to leading order."""
@@ -41,7 +43,7 @@ class TokenByToken(Layer):
             f"explain(length=) is a number of tokens of at least 1; got {length!r}.",
         )
         return (
-            f"{self.spec}\n  runs by    a loop over tokens; no parallel form is known\n"
+            f"{self.spec}\n  runs by    {self.runs_by}\n"
             f"  costs      {readable(self.flops(length), 1000, 'FLOP')} forward"
         )
 

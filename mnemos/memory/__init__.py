@@ -1,5 +1,6 @@
 """What is kept between tokens, and how one token changes it and reads it."""
 
+from mnemos.memory.addressed import Addressed
 from mnemos.memory.base import AnyMemory
 from mnemos.memory.cliques import Cliques
 from mnemos.memory.clustered_window import ClusteredWindow
@@ -77,6 +78,7 @@ __all__ = [
     "MLP",
     "AdaptiveFilter",
     "Address",
+    "Addressed",
     "AffineL2",
     "AnyMemory",
     "Append",

@@ -13,7 +13,9 @@ from mnemos.models.generation import generate, stream
 from mnemos.models.hybrid import hybrid
 from mnemos.models.key_index import KeyIndex
 from mnemos.models.language_model import LanguageModel
+from mnemos.models.memo import Looks, Memo, bhattacharyya, memo_loss
 from mnemos.models.memory_bank import MemoryBank
+from mnemos.models.pointer_network import Pointer, PointerNetwork
 from mnemos.models.segments import Associative, Engrams, LookAhead, MemoryTokens, Segments
 from mnemos.models.spec import ModelSpec
 from mnemos.models.surprise import read_with_surprise
@@ -27,12 +29,18 @@ __all__ = [
     "KeyIndex",
     "LanguageModel",
     "LookAhead",
+    "Looks",
+    "Memo",
     "MemoryBank",
     "MemoryTokens",
     "ModelSpec",
+    "Pointer",
+    "PointerNetwork",
     "Segments",
+    "bhattacharyya",
     "generate",
     "hybrid",
+    "memo_loss",
     "read_with_memories",
     "read_with_surprise",
     "received_attention",

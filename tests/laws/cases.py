@@ -43,6 +43,7 @@ from mnemos.lowering import candidates, run_rows
 from mnemos.memory import (
     AdaptiveFilter,
     Address,
+    Addressed,
     AnyMemory,
     CircleIntersection,
     Cliques,
@@ -289,12 +290,21 @@ CLUSTERS: list[ClusteredWindow] = [
 ]
 
 
+ADDRESSED: list[Addressed] = [
+    Addressed(5),
+    Addressed(3, shifts=2, read_timing="after"),
+    Addressed(4, shifts=0),
+]
+
+
 def facets(memory: AnyMemory) -> tuple[Any, ...]:
     """What a memory consists of."""
     if isinstance(memory, mn.Memory):
         return (memory.structure, memory.objective, memory.retention, memory.learner, memory.read_timing)
     if isinstance(memory, HigherOrder):
         return (memory.form, memory.decay)
+    if isinstance(memory, Addressed):
+        return (memory.shifts, memory.read_timing)
     if isinstance(memory, LogLinear):
         return (memory.memory, memory.levels)
     if isinstance(
@@ -367,7 +377,7 @@ COUNTING: list[AnyMemory] = [
 
 OF_ENTRIES: list[AnyMemory] = [*KEEPING, *EPISODIC, *CORES, *CLUSTERS]
 
-MEMORIES: list[AnyMemory] = [*LEARNING, *ODD, *HIGHER, *LOG_LINEAR, *OF_ENTRIES, *LINKING, *COUNTING]
+MEMORIES: list[AnyMemory] = [*LEARNING, *ODD, *HIGHER, *LOG_LINEAR, *OF_ENTRIES, *LINKING, *COUNTING, *ADDRESSED]
 
 SOME: list[AnyMemory] = list(dict.fromkeys([*covering(core(), 2), *covering(MEMORIES, 1)]))
 """Few: any two choices of the core, and every choice there is."""
@@ -487,6 +497,8 @@ def controls_for(
             value = (0.2 if linear else 0.01) * value
         if control.name == "ridge":  # far enough from a singular system for the tolerances
             value = 0.2 + value
+        if control.low > 0:
+            value = control.low + value
         if control.low < 0:  # a control of either sign
             value = (2 * value - 1) * min(1.0, control.high)
         if control.name in ("removal", "replacement"):  # directions: their product stays well below the decay
@@ -618,7 +630,7 @@ SMALL: dict[str, Any] = {
     "lags": 5,
     "block": 3,
     "agents": 3,
-    "hidden": 2,
+    "hidden": 9,
     "budget": 6,
     "period": 3,
     "memory": 11,
@@ -730,6 +742,9 @@ def variant_models() -> dict[str, mn.ModelSpec]:
         "em_llm-small-events": mn.LayerSpec(EPISODIC[4]),
         "relational_memory_core-blocks": RelationalMemory(slots=3, blocks=2, gate="memory"),
         "relational_memory_core-open": RelationalMemory(slots=2, mlp_layers=1, gate=None),
+        "ntm-feedforward": zoo.ntm(slots=4, hidden=7, controller="feedforward").replace(read_timing="after"),
+        "pmi-top": zoo.pmi(slots=4, segments=1, chunk=5).replace(top=2, mix=0.5),
+        "addressed": mn.LayerSpec(Addressed(5)),
         "untied": mn.ModelSpec(pattern=(zoo.deltanet(),), tied=False),
     }
     return {name: model_spec(spec) for name, spec in layers.items()}

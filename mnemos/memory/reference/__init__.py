@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mnemos.memory.addressed import Addressed
 from mnemos.memory.base import AnyMemory
 from mnemos.memory.cliques import Cliques
 from mnemos.memory.clustered_window import ClusteredWindow
@@ -23,6 +24,7 @@ from mnemos.memory.keeping import KVMemory
 from mnemos.memory.learner import GD, Implicit, LeastSquares, MiniBatch, Omega
 from mnemos.memory.learning import Memory
 from mnemos.memory.log_linear import LogLinear
+from mnemos.memory.reference.addressing import address_rows
 from mnemos.memory.reference.clustered_window import route
 from mnemos.memory.reference.coding import encode
 from mnemos.memory.reference.core_context import pool
@@ -61,6 +63,7 @@ LITERALLY: dict[type, Literally] = {
     Cliques: link_up,
     Sparsey: encode,
     SparseDistributed: count_up,
+    Addressed: address_rows,
 }
 """By learner for the memories of the four choices, by kind of memory for all others."""
 

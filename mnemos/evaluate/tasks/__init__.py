@@ -1,0 +1,17 @@
+"""Generated tasks with known answers, for models that are no language models."""
+
+from mnemos.evaluate.tasks.convex_hull import Hulls, HullScore, convex_hulls, score_hulls
+from mnemos.evaluate.tasks.paired_associates import Associations, paired_associates
+from mnemos.evaluate.tasks.stories import WORDS, Stories, stories
+
+__all__ = [
+    "WORDS",
+    "Associations",
+    "HullScore",
+    "Hulls",
+    "Stories",
+    "convex_hulls",
+    "paired_associates",
+    "score_hulls",
+    "stories",
+]
