@@ -116,7 +116,6 @@ def _looked_at(
         begin = int(position[0, 0])
         place = torch.full((max(begin + position.shape[1], int(slot.max())) + 1,), -1, device=slot.device)
         place[slot[0]] = torch.arange(slot.shape[1], device=slot.device)
-        place[0] = -1  # of empty places
     for rows, these in zip(blocks, columns, strict=True):
         if begin is not None and place is not None:
             candidates = mask.candidates(begin + rows.start, begin + rows.stop - 1, slot.device)
