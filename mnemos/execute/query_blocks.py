@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -37,7 +36,10 @@ class QueryBlocks:
         return None
 
     def flops(self, memory: Any, request: Request) -> float:
-        reach = memory.retain.capacity or request.length / 2
+        reach, mask = memory.retain.capacity or request.length / 2, memory.read_rule.mask
+        if mask is not None:
+            last = mask.candidates(max(request.length - BLOCK, 0), request.length - 1, torch.device("cpu"))
+            reach = reach if last is None else min(reach, len(last))
         pairs = request.batch * request.heads * request.length * min(reach, request.length)
         return pairs * memory.read_rule.pair_flops(request.key_dim, request.value_dim)
 
@@ -57,22 +59,24 @@ class QueryBlocks:
         keys, values, slot = entries
         length, names, mask = q.shape[1], list(controls), memory.read_rule.mask
         blocks = [slice(start, min(start + BLOCK, length)) for start in range(0, length, BLOCK)]
-        columns = [_columns(memory, rows.start, rows.stop, keys.shape[1] - length, q.device) for rows in blocks]
-        narrow = False
+        found: list[Tensor] | None = None
+        pieces: list[tuple[Tensor, ...]] | None = None
         if not torch.compiler.is_compiling():
             if bool((slot == slot[:1]).all() & (position == position[:1]).all()):
                 slot, position = slot[:1], position[:1]  # what is seen is the same in all rows
-                narrow = mask is not None
             if mask is not None:
-                columns = _looked_at(memory, mask, blocks, columns, position, slot)
+                found = _looked_at(memory, mask, blocks, position, slot)
+                if len(slot) == 1 and torch.is_grad_enabled():  # all pieces together make one sum of their gradients
+                    sizes, every = [len(these) for these in found], torch.cat(found)
+                    pieces = [x.index_select(1, every).split(sizes, 1) for x in (keys, values)]
         again = recomputing(q.shape[0] * q.shape[2] * length)
         outputs = []
-        at_once = narrow and torch.is_grad_enabled()
-        pieces = zip(blocks, columns, *(_pieces(x, columns, at_once) for x in (keys, values)), strict=True)
-        for rows, these, near_keys, near_values in pieces:
+        for i, rows in enumerate(blocks):
+            these = _columns(memory, rows, slot.shape[1] - length, q.device) if found is None else found[i]
+            near = [keys[:, these], values[:, these]] if pieces is None else [piece[i] for piece in pieces]
             lag = position[:, rows, None] + 1 - slot[:, None, these]
             seen = _seen(memory, position[:, rows], slot[:, these], lag)
-            inputs = [q[:, rows], near_keys, near_values, *(controls[name][:, rows] for name in names)]
+            inputs = [q[:, rows], *near, *(controls[name][:, rows] for name in names)]
 
             def work(
                 *inputs: Tensor, seen: Tensor = seen, lag: Tensor = lag, asked: Tensor = position[:, rows]
@@ -106,42 +110,33 @@ def _entries(
     return q, position, (keys, values, slot), after
 
 
-def _looked_at(
-    memory: KVMemory, mask: Mask, blocks: list[slice], columns: list[Tensor], position: Tensor, slot: Tensor
-) -> list[Tensor]:
-    """The columns of each block of queries that some query of it looks at, and perhaps a few more."""
+def _looked_at(memory: KVMemory, mask: Mask, blocks: list[slice], position: Tensor, slot: Tensor) -> list[Tensor]:
+    """For each block of queries the entries that some query of it looks at, and perhaps a few more."""
     found = []
     begin = place = None
     if len(slot) == 1:  # all rows alike
         begin = int(position[0, 0])
         place = torch.full((max(begin + position.shape[1], int(slot.max())) + 1,), -1, device=slot.device)
         place[slot[0]] = torch.arange(slot.shape[1], device=slot.device)
-        place[0] = -1  # of empty places
-    for rows, these in zip(blocks, columns, strict=True):
+    for rows in blocks:
         if begin is not None and place is not None:
             candidates = mask.candidates(begin + rows.start, begin + rows.stop - 1, slot.device)
             if candidates is not None:
                 at = place[candidates + 1]
                 found.append(at[at >= 0])
                 continue
+        these = _columns(memory, rows, slot.shape[1] - position.shape[1], slot.device)
         lag = position[:, rows, None] + 1 - slot[:, None, these]
         found.append(these[_seen(memory, position[:, rows], slot[:, these], lag).flatten(0, 1).any(0)])
     return found
 
 
-def _pieces(x: Tensor, columns: list[Tensor], at_once: bool) -> Iterable[Tensor]:
-    """x (B, M, ...) at the columns of each block: all together, which makes one sum of their gradients, or in turn."""
-    if at_once:
-        return x.index_select(1, torch.cat(columns)).split([len(these) for these in columns], 1)
-    return (x[:, these] for these in columns)
-
-
-def _columns(memory: KVMemory, start: int, end: int, old: int, device: torch.device) -> Tensor:
-    """The entries that the new tokens [start, end) can see, of `old` earlier ones and then the new ones."""
+def _columns(memory: KVMemory, rows: slice, old: int, device: torch.device) -> Tensor:
+    """The entries that the new tokens in `rows` can see, of `old` earlier ones and then the new ones."""
     retain = memory.retain
     if not isinstance(retain, Window):
-        return torch.arange(old + end, device=device)
-    recent = torch.arange(retain.sinks + start + 1, old + end, device=device)
+        return torch.arange(old + rows.stop, device=device)
+    recent = torch.arange(retain.sinks + rows.start + 1, old + rows.stop, device=device)
     return torch.cat([torch.arange(retain.sinks, device=device), recent])
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mnemos.layers.base import Layer, LayerDeclaration
 from mnemos.layers.memory_layer import LayerSpec, MemoryLayer
-from mnemos.memory import KVMemory
+from mnemos.memory import CoreContext, KVMemory
 from mnemos.memory.declaration import expect, expect_kind
 from mnemos.state import State
 
@@ -53,7 +53,7 @@ class Mixture(LayerDeclaration):
         )
         expect(self.balance >= 0, f"Mixture(balance=) is a factor of at least 0; got {self.balance}.")
         expect(
-            not isinstance(self.layer.memory, KVMemory),
+            not isinstance(self.layer.memory, KVMemory | CoreContext),
             "Mixture(layer=) is a layer whose memory learns; key-value memories grow with their tokens: use Memory().",
         )
         expect(

@@ -38,7 +38,7 @@ def run(
     A memory of several pairs a token (`GD(steps=n)`) takes them one behind the other: k (batch, time, heads,
     n * key_dim).
     controls: what the memory declares, by name: (batch, time, heads), or (batch, time, heads, channels) where it wants
-    more than one number a head.
+    more than one number a head. What a key-value memory stores with its entries has the heads of k.
     weights: its initial fast weights, (heads, out, in) each, where it learns them.
     state: to go on from; makes `weights` superfluous. plan: None to let lowering choose, "reference" for the literal
     loop in float64, or the name of an executor.

@@ -31,8 +31,9 @@ class KVMemory(AnyMemory):
     position + 1, or 0 where a place is empty, and `count` (B,): tokens seen. N grows with `Everything` and is the
     constant size + sinks with `Window`, whose recent entries form a ring. A `Policy` lets each head keep entries of
     its own: there the axes are (B, H, N), and each statistic has its tensor. Queries may have a multiple of the heads
-    of the keys (grouped heads). `read` asks from the position of the newest entry; an empty memory answers zero. It
-    changes nothing, while `step` and whole runs let a policy see what was read.
+    of the keys (grouped heads). What the read rule stores with the entries stands behind their values. `read` asks
+    from the position of the newest entry; an empty memory answers zero. It changes nothing, while `step` and whole runs
+    let a policy see what was read.
     """
 
     # `write` and `read` are also the verbs of every memory, so the fields bear other names than the arguments.

@@ -299,7 +299,7 @@ CASES: list[Case] = [
         "no system is called 'gated_deltnet'; did you mean gated_deltanet, ",
     ),
     (mn.zoo.model, {"name": "titans-lmm"}, InvalidValue, "no system is called 'titans-lmm'; did you mean titans_lmm, "),
-    (mn.zoo.model, {"name": "zzz"}, InvalidValue, "did you mean aaren, a"),
+    (mn.zoo.model, {"name": "zzz"}, InvalidValue, "did you mean aaren, "),
 ]
 
 

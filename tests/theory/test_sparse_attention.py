@@ -161,6 +161,14 @@ def test_degrees_are_logarithmic(window: int, sinks: int) -> None:
         assert degree <= window + sinks + math.ceil(math.log2(time)) + 1
 
 
+def test_the_cost_is_linear_times_a_logarithm() -> None:
+    """At most 1 + log2 T blocks a block, as the plan counts it."""
+    layer = mn.zoo.power_attention(block=64, near=1, sinks=0).build(64, 1)
+    for time in (1024, 4096, 16384):
+        blocks = 1 + math.log2(time // 64)
+        assert layer.plan(time).flops <= time * 64 * (1 + blocks) * 2 * (64 + 64)
+
+
 def test_limits_of_powers_of_two() -> None:
     q, k, v = inputs()
     causal = torch.ones(T, T).tril().bool()

@@ -53,10 +53,9 @@ class DynamicMask(Read):
             newest_first = lag[..., :1, :].argsort(-1).expand_as(preference)
             ranked = preference.detach().gather(-1, newest_first).argsort(dim=-1, descending=True, stable=True)
             order = newest_first.gather(-1, ranked)
-            rank = torch.where(
-                seen, order.argsort(-1), order.shape[-1]
-            )  # 0 for the best; later ones than the query last
-            best = rank.topk(self.keep, -1, largest=False).indices
-            seen = seen & torch.zeros_like(rank, dtype=torch.bool).scatter(-1, best, True)
+            place = order.argsort(-1)  # 0 for the entry with the largest m
+            place = torch.where(seen, place, place.shape[-1])
+            best = place.topk(self.keep, -1, largest=False).indices
+            seen = seen & torch.zeros_like(place, dtype=torch.bool).scatter(-1, best, True)
         weights = masked_softmax(scores, seen)
         return weights @ values, weights

@@ -50,7 +50,8 @@ class Landmark(Read):
         )
 
     def weigh(self, scores: Tensor, seen: Tensor, lag: Tensor, controls: Mapping[str, Tensor]) -> Tensor:
-        asked = controls["position"][..., None]
+        dtype, asked = scores.dtype, controls["position"][..., None]
+        scores = scores if dtype == torch.float64 else scores.float()  # sums within blocks need the precision
         position = asked[..., :1, :] - lag[..., :1, :]  # (B or 1, H or 1, 1, N), the same for all queries
         own = torch.div(position, self.block + 1, rounding_mode="floor")
         landmark = position % (self.block + 1) == self.block
@@ -76,7 +77,7 @@ class Landmark(Read):
             pointing = pointing & torch.zeros_like(pointing).scatter(-1, best, torch.ones_like(pointing))
         first = masked_softmax(scores, pointing | (seen & here & ~landmark))
         of_block = torch.zeros_like(scores).scatter_add(-1, number, first.masked_fill(~pointing, 0))
-        return torch.where(inside, within * of_block.gather(-1, number), first.masked_fill(landmark, 0))
+        return torch.where(inside, within * of_block.gather(-1, number), first.masked_fill(landmark, 0)).to(dtype)
 
 
 def numbered_groups(group: Tensor) -> Tensor:
