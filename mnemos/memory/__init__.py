@@ -3,7 +3,19 @@
 from mnemos.memory.base import AnyMemory
 from mnemos.memory.control import Control, Controls
 from mnemos.memory.declaration import Declaration, from_json
-from mnemos.memory.episode import Address, Boundary, Every, MeanKey, Recall, Representatives, Summary, Surprise
+from mnemos.memory.episode import (
+    Address,
+    Boundary,
+    Every,
+    MeanKey,
+    Recall,
+    Representatives,
+    Summary,
+    Surprise,
+    conductance,
+    modularity,
+    refine_boundaries,
+)
 from mnemos.memory.episodic import EpisodicMemory
 from mnemos.memory.higher_order import HigherOrder
 from mnemos.memory.keeping import KVMemory
@@ -94,5 +106,8 @@ __all__ = [
     "Summary",
     "Surprise",
     "Window",
+    "conductance",
     "from_json",
+    "modularity",
+    "refine_boundaries",
 ]
