@@ -7,7 +7,19 @@ from mnemos.memory.clustered_window import ClusteredWindow
 from mnemos.memory.control import Control, Controls
 from mnemos.memory.core_context import CoreContext
 from mnemos.memory.declaration import Declaration, from_json
-from mnemos.memory.episode import Address, Boundary, Every, MeanKey, Recall, Representatives, Summary, Surprise
+from mnemos.memory.episode import (
+    Address,
+    Boundary,
+    Every,
+    MeanKey,
+    Recall,
+    Representatives,
+    Summary,
+    Surprise,
+    conductance,
+    modularity,
+    refine_boundaries,
+)
 from mnemos.memory.episodic import EpisodicMemory
 from mnemos.memory.higher_order import HigherOrder
 from mnemos.memory.keeping import KVMemory
@@ -160,6 +172,9 @@ __all__ = [
     "Window",
     "attention_scale",
     "circle_intersection",
+    "conductance",
     "from_json",
     "metastable_size",
+    "modularity",
+    "refine_boundaries",
 ]

@@ -333,11 +333,11 @@ def write_all(
         held["surprise"] = held["surprise"].detach()
     entries = {name: torch.cat([held[name], x], 1) for name, x in new.items()}
     if boundary.refine is not None:
-        for t in range(length):
-            due = begins[:, t]
-            if torch.compiler.is_compiling() or bool(due.any()):
-                shown = entries["keys"], entries["slot"], entries["episode"]
-                entries["episode"] = settled(*shown, current[:, t] - 1, due, boundary.longest, boundary.refine)
+        somewhere = range(length) if torch.compiler.is_compiling() else begins.any(0).nonzero()[:, 0].tolist()
+        for t in somewhere:
+            shown = entries["keys"], entries["slot"], entries["episode"]
+            before = current[:, t] - 1
+            entries["episode"] = settled(*shown, before, begins[:, t], boundary.longest, boundary.refine)
     return Written(entries, position, current, live, count + live.sum(1))
 
 

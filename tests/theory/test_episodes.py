@@ -13,8 +13,18 @@ import mnemos as mn
 from mnemos.errors import InvalidType, InvalidValue
 from mnemos.layers import ChunkRecall, ChunkRecallLayer, given
 from mnemos.layers.chunk_recall import sinusoids
-from mnemos.memory import Address, EpisodicMemory, Every, MeanKey, Recall, Representatives, Surprise
-from mnemos.memory.episode import conductance, modularity, refine_boundaries
+from mnemos.memory import (
+    Address,
+    EpisodicMemory,
+    Every,
+    MeanKey,
+    Recall,
+    Representatives,
+    Surprise,
+    conductance,
+    modularity,
+    refine_boundaries,
+)
 from mnemos.models import read_with_surprise
 
 B, H, K = 2, 2, 4
@@ -414,6 +424,26 @@ def test_a_needle_far_beyond_the_window_is_found() -> None:
         assert float((out[:, -1] - v[:, at]).abs().max()) < 1e-3
     lost, _ = mn.run(mn.KVMemory(retain=mn.Window(16, sinks=2), read=mn.Softmax(scale=60.0)), q, k, v)
     assert float((lost[:, -1] - v[:, at]).abs().max()) > 0.3
+
+
+def test_events_hold_together_what_fixed_blocks_cut() -> None:
+    """Stretches of 5 to 11 tokens about one thing each, 60 windows long: asked for one of them, events read most of it,
+    and blocks of as many tokens as an event has on average less, from the same budget."""
+    lengths = torch.randint(5, 12, (60,)).tolist()
+    things = torch.nn.functional.normalize(torch.randn(60, 48, dtype=torch.float64), dim=-1)
+    about = torch.arange(60).repeat_interleave(torch.tensor(lengths))
+    time = len(about)
+    k = (things[about] + 0.04 * torch.randn(time, 48, dtype=torch.float64))[None, :, None]
+    asked = torch.arange(5, 45)
+    shares = {}
+    for boundary in (Every(8), Surprise(2.0, span=24, shortest=3, longest=16)):
+        memory = EpisodicMemory(boundary, MeanKey(), Recall(8, unit="tokens"), window=8)
+        v = torch.eye(time, dtype=torch.float64)[None, :, None]
+        _, state = mn.run(memory, k, k, v)
+        read = memory.read(state, things[asked][None, :, None])[0, :, 0] > 0
+        of_thing = about == asked[:, None]
+        shares[type(boundary)] = float(((read & of_thing).sum(1) / of_thing.sum(1)).mean())
+    assert shares[Surprise] > 0.9 and shares[Every] < shares[Surprise] - 0.1
 
 
 def test_what_a_query_reads_does_not_grow_with_the_stream() -> None:

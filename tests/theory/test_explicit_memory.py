@@ -62,20 +62,20 @@ def test_received_attention_is_the_sum_over_all_queries_of_a_group() -> None:
 
 def test_the_tokens_kept_are_those_that_receive_most_and_none_of_the_prefix() -> None:
     """By queries and keys before they are turned; keys are stored turned to their positions."""
-    made, prefix, text = model(), tokens(2), tokens(12)
+    made, prefix, text = model(), tokens(9), tokens(12)
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
     with watched_by(lambda memory, q, k, v, *others: seen.append((q[0], k[0], v[0]))):
         _, state = made(torch.cat([prefix, text])[None])
-    memory = write_explicit(made, text, prefix, kept=3)
-    assert memory.keys.shape == (2, KV, 3, 4), "the first half of the layers"
+    memory = write_explicit(made, text, prefix, kept=5)
+    assert memory.keys.shape == (2, KV, 5, 4), "the first half of the layers"
     for layer in range(2):
         q, k, v = seen[layer]
         stored = state.child(str(layer)).child("memory")["keys"][0]
         for head in range(KV):
-            weights = received_attention(q[2:], k[2:])[head].tolist()
-            best = sorted(sorted(range(12), key=lambda j: -round(weights[j], 6))[:3])
-            assert_same(memory.keys[layer, head], stored[[2 + j for j in best], head])
-            assert_same(memory.values[layer, head], v[[2 + j for j in best], head])
+            weights = received_attention(q[9:], k[9:])[head].tolist()
+            best = sorted(sorted(range(12), key=lambda j: -round(weights[j], 6))[:5])
+            assert_same(memory.keys[layer, head], stored[[9 + j for j in best], head])
+            assert_same(memory.values[layer, head], v[[9 + j for j in best], head])
 
 
 @pytest.mark.parametrize("prefix", [0, 2])
