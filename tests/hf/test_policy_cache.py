@@ -120,7 +120,7 @@ def test_what_is_read_is_the_reference(policy: Policy, cuts: list[int]) -> None:
         now = slice(start, start + size)
         keys, values = layer.update(k[:, :, now], v[:, :, now])
         with torch.no_grad():
-            out, _ = attention(torch.nn.Identity(), q[:, :, now], keys, values, None, 0.7)
+            out, _ = attention(torch.nn.Identity(), q[:, :, now], keys, values, None, scaling=0.7)
         found.append(out)
         start += size
     assert_same(torch.cat(found, 1), expected, 1e-10)
