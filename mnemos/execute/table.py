@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mnemos.execute.attention import attended
 from mnemos.execute.loop import Loop
 from mnemos.execute.request import Request
 from mnemos.memory import Controls, KVMemory, Policy
@@ -112,7 +113,9 @@ def _stretch(
     dtype = state["keys"].dtype
     new = state.successor(**put_in_table(policy, state, k.to(dtype).transpose(1, 2), v.to(dtype).transpose(1, 2)))
 
-    slot, asked = new["slot"][:, :, None], position[:, None, :, None]  # (B, H, 1, N), (B, 1, n, 1)
+    used = int((new["slot"] > 0).any(0).any(0).nonzero().max()) + 1  # places are filled from the first on
+    there = {name: x[:, :, :used] for name, x in new.tensors() if x.ndim > 1}
+    slot, asked = there["slot"][:, :, None], position[:, None, :, None]  # (B, H, 1, N), (B, 1, n, 1)
     lag = asked + 1 - slot
     seen = (slot > 0) & (lag >= 0)
     if rule.mask is not None:
@@ -123,10 +126,23 @@ def _stretch(
     if rule.numbered:
         folded["position"] = position[:, None].repeat(1, 1, group)
     out, weights = rule.respond(fold(q.to(dtype), heads), new["keys"], new["values"], seen_by_all, lag_of_all, folded)
+    if rule.plain and not policy.statistics:  # nobody asks for the weights
+        keys, values = (there[name].transpose(1, 2) for name in ("keys", "values"))
+        return attended(q.to(dtype), keys, values, memory, seen.repeat_interleave(group, 1)).to(v.dtype), new
+    seen_by_all = seen.repeat(1, 1, group, 1)
+    lag_of_all = lag if rule.plain else lag.repeat(1, 1, group, 1)
+    folded = {name: fold(value, heads) for name, value in controls.items()}
+    keys, values = there["keys"], there["values"]
+    out, weights = rule.respond(fold(q.to(dtype), heads), keys, values, seen_by_all, lag_of_all, folded)
 
     if policy.statistics:
-        before = {name: new[f"statistic.{name}"].detach() for name in policy.statistics}
+        before = {name: there[f"statistic.{name}"].detach() for name in policy.statistics}
         weights = over_group(policy, weights.detach(), number).to(before[policy.statistics[0]].dtype)
         told = policy.observe_several(before, weights, new["slot"] - 1, asked)
         new = new.successor(**new.entries | {f"statistic.{name}": told[name] for name in policy.statistics})
     return unfold(out, number).to(out_dtype), new
+        told = policy.observe_several(before, weights, there["slot"] - 1, asked)
+        empty = new["slot"].shape[-1] - used
+        filled = {f"statistic.{name}": F.pad(told[name], (0, empty)) for name in policy.statistics}
+        new = new.successor(**new.entries | filled)
+    return unfold(out, number).to(v.dtype), new

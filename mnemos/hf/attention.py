@@ -32,8 +32,8 @@ def attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    scaling: float | None = None,
     dropout: float = 0.0,
+    scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention of query (B, heads, T, K): (B, T, heads, V). Where key and value (B, H, T, .) come from a

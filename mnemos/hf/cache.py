@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 from transformers.cache_utils import Cache
 
 from mnemos.errors import InvalidType, StateError
-from mnemos.hf.layer import PolicyLayer, Prefill
+from mnemos.hf.layer import Decode, PolicyLayer, Prefill
 from mnemos.memory import KVMemory, Policy, from_json
 from mnemos.memory.declaration import expect, expect_kind
 from mnemos.state import State, load_state
@@ -36,6 +36,8 @@ class PolicyCache(Cache):
     its budget - what most published results mean, with the memory of the whole prompt for a moment; depends on the cut.
     ratio: instead of the policy's budget that share of the first prompt's tokens (of the longest row), in (0, 1];
     "whole" only.
+    decode: what happens to single tokens after such a prompt. "hold": they keep to the budget too; "grow": they are all
+    kept, only prompts are cut, "whole" only.
 
     Raises InvalidValue for a model with other layers than full attention and for options that cannot be, InvalidType
     for anything but policies. Used with a model whose attention is not "mnemos" it raises StateError.
@@ -47,6 +49,7 @@ class PolicyCache(Cache):
         policy: Policy | Sequence[Policy],
         prefill: Prefill = "stream",
         ratio: float | None = None,
+        decode: Decode = "hold",
     ) -> None:
         self.config = _text_config(config)
         number = self.config.num_hidden_layers
@@ -60,8 +63,14 @@ class PolicyCache(Cache):
             ratio is None or prefill == "whole",
             'PolicyCache(ratio=) is a share of a prompt that is read whole: pass prefill="whole" too.',
         )
-        self.prefill, self.ratio = prefill, ratio
-        super().__init__(layers=[PolicyLayer(one, prefill, ratio) for one in policies])
+        expect(decode in ("hold", "grow"), f'PolicyCache(decode=) is "hold" or "grow"; got {decode!r}.')
+        expect(
+            decode == "hold" or prefill == "whole",
+            'PolicyCache(decode="grow") never drops anything but from a prompt that is read whole: pass '
+            'prefill="whole" too.',
+        )
+        self.prefill, self.decode = prefill, decode
+        super().__init__(layers=[PolicyLayer(one, prefill, ratio, decode) for one in policies])
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -92,7 +101,7 @@ class PolicyCache(Cache):
             raise StateError("the cache has seen nothing yet: save it after the model has read something.")
         one = next(iter(states.values()))
         seen = torch.full((one.batch,), self.get_seq_length())
-        owner = (("cache", "PolicyCache"), ("prefill", self.prefill))
+        owner = (("cache", "PolicyCache"), ("prefill", self.prefill), ("decode", self.decode))
         return State(owner, {"seen": seen, **states}, {"seen": seen[:1]}).save(path)
 
     @classmethod
@@ -113,7 +122,7 @@ class PolicyCache(Cache):
             )
         memories = [from_json(str(dict(state.owner)["memory"])) for state in states]
         policies = [memory.retain for memory in memories if isinstance(memory, KVMemory)]
-        cache = cls(config, policies, facts["prefill"])  # pyright: ignore[reportArgumentType]
+        cache = cls(config, policies, facts["prefill"], None, facts["decode"])  # pyright: ignore
         for layer, memory, state in zip(cache._policy_layers, memories, states, strict=True):
             layer.memory, layer.state, layer.seen = memory, state.to(device), int(saved["seen"][0])
         return cache

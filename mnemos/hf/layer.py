@@ -15,6 +15,7 @@ from mnemos.memory.places import least_worthy
 from mnemos.state import State
 
 Prefill = Literal["stream", "whole"]
+Decode = Literal["hold", "grow"]
 
 GROWTH = 64
 """Places that are added at once while the table grows."""
@@ -32,8 +33,10 @@ class PolicyLayer(CacheLayerMixin):
     is_croppable = False
     supports_early_init = False
 
-    def __init__(self, policy: Policy, prefill: Prefill = "stream", ratio: float | None = None) -> None:
-        self.policy, self.prefill, self.ratio = policy, prefill, ratio
+    def __init__(
+        self, policy: Policy, prefill: Prefill = "stream", ratio: float | None = None, decode: Decode = "hold"
+    ) -> None:
+        self.policy, self.prefill, self.ratio, self.decode = policy, prefill, ratio, decode
         self.reset()
 
     def reset(self) -> None:
@@ -103,9 +106,12 @@ class PolicyLayer(CacheLayerMixin):
         if length > 1 and self.prefill == "whole":
             out, self.state = self._whole(q, k, v, lengths)
         else:
-            needed = -(-(self.seen + length) // GROWTH) * GROWTH
-            state = grown(self.state, min(needed, self.policy.capacity + 1))
-            out, self.state = run_rows(self.memory, q, k, v, {}, state, lengths)
+            memory, needed = self.memory, -(-(self.seen + length) // GROWTH) * GROWTH
+            if self.decode == "hold":
+                needed = min(needed, self.policy.capacity + 1)
+            else:
+                memory = self._roomy(needed)
+            out, self.state = run_rows(memory, q, k, v, {}, grown(self.state, needed), lengths)
         self.seen += length
         if order is not None:
             assert lengths is not None
@@ -138,13 +144,17 @@ class PolicyLayer(CacheLayerMixin):
         fresh = {name: x[:, :, :0] if x.ndim > 1 else x for name, x in state.fresh.items()}
         self.state = State(self.memory.owner(heads, key_dim, v.shape[-1]), empty, fresh)
 
+    def _roomy(self, places: int) -> KVMemory:
+        """The memory with room for so many more, so that it drops nothing."""
+        assert self.memory is not None
+        return KVMemory(retain=self.policy.replace(budget=places + self.policy.budget), read=self.memory.read_rule)
+
     def _whole(self, q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None) -> tuple[Tensor, State]:
         """All tokens read all before them and what was kept; then each head is cut to the budget."""
         assert self.memory is not None and self.state is not None
         state, policy = self.state, self.policy
         most = state["slot"].shape[-1] + k.shape[1]
-        roomy = KVMemory(retain=policy.replace(budget=most + policy.budget), read=self.memory.read_rule)
-        out, state = run_rows(roomy, q, k, v, {}, grown(state, most), lengths)
+        out, state = run_rows(self._roomy(most), q, k, v, {}, grown(state, most), lengths)
         filled = (state["slot"] > 0).sum(-1, keepdim=True)
         excess = int(filled.max()) - policy.budget
         slot = state["slot"]

@@ -120,7 +120,7 @@ def test_what_is_read_is_the_reference(policy: Policy, cuts: list[int]) -> None:
         now = slice(start, start + size)
         keys, values = layer.update(k[:, :, now], v[:, :, now])
         with torch.no_grad():
-            out, _ = attention(torch.nn.Identity(), q[:, :, now], keys, values, None, 0.7)
+            out, _ = attention(torch.nn.Identity(), q[:, :, now], keys, values, None, scaling=0.7)
         found.append(out)
         start += size
     assert_same(torch.cat(found, 1), expected, 1e-10)
@@ -233,6 +233,26 @@ def test_what_is_dropped_is_gone(model: Any, policy: Policy, prefill: Any) -> No
     assert cache.nbytes == 2 * (2 * heads * places * an_entry + 2 * 8)
 
 
+def test_only_prompts_are_cut(model: Any, tmp_path: Path) -> None:
+    """What is decoded after a prompt stays, until the next prompt; the first step is that of a cache that holds."""
+    ids, policy = tokens(2, 40), KeyDifference(BUDGET)
+    cache = PolicyCache(model.config, policy, "whole", decode="grow")
+    logits(model, ids[:, :30], cache, [30])
+    cut = positions(cache)
+    after = logits(model, ids[:, 30:36], cache, [1] * 6)
+    assert positions(cache) == [[[kept + list(range(30, 36)) for kept in row] for row in layer] for layer in cut]
+    roomy = PolicyCache(model.config, policy, "whole", decode="grow")
+    logits(model, ids[:, :30], roomy, [30])
+    for layer in roomy.layers:
+        layer.policy = policy.replace(budget=64)  # pyright: ignore
+        layer.memory, layer.decode = layer.memory.replace(retain=layer.policy), "hold"  # pyright: ignore
+    assert_same(logits(model, ids[:, 30:36], roomy, [1] * 6), after)
+    again = PolicyCache.load(cache.save(tmp_path / "cache"), model.config)
+    assert again.decode == "grow"
+    logits(model, ids[:, 36:], cache, [4])
+    assert {len(kept) for layer in positions(cache) for row in layer for kept in row} == {BUDGET}
+
+
 def test_rows_do_not_touch_each_other(model: Any) -> None:
     ids = tokens(3, 26)
     policy = HeavyHitters(BUDGET, recent=3)
@@ -325,6 +345,8 @@ def test_what_cannot_be_asked(model: Any, tmp_path: Path) -> None:
         (lambda: PolicyCache(model.config, policy, "both"), InvalidValue, '"stream" or "whole"; got \'both\''),
         (lambda: PolicyCache(model.config, policy, "whole", 1.5), InvalidValue, r"\(0, 1\]; got 1.5"),
         (lambda: PolicyCache(model.config, policy, ratio=0.5), InvalidValue, 'prefill="whole" too'),
+        (lambda: PolicyCache(model.config, policy, decode="stop"), InvalidValue, '"hold" or "grow"; got \'stop\''),
+        (lambda: PolicyCache(model.config, policy, decode="grow"), InvalidValue, "never drops anything but"),
         (lambda: PolicyCache(MistralConfig(sliding_window=8), policy), InvalidValue, "sliding_attention layers"),
         (lambda: PolicyCache(model.config, policy).crop(-1), InvalidValue, "cannot be cropped"),
         (lambda: PolicyCache(model.config, policy).save(tmp_path / "x"), StateError, "seen nothing yet"),

@@ -704,6 +704,7 @@ def variant_models() -> dict[str, mn.ModelSpec]:
         ),
         "gla-mimetic": Mimetic(zoo.gla(key_expand=1.0)),
         "longhorn-full": zoo.longhorn(diagonal=False),
+        "attendre-lfa": zoo.attendre(5, policy="lfa"),
         "mixed": [zoo.gated_deltanet(), zoo.sliding_window(8)],
         "lightnet-grid": zoo.lightnet(gate_rank=3, axes=(3, 5)),
         "lightnet-positions": zoo.lightnet(gate_rank=3, axes=()),
