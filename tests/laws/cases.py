@@ -582,6 +582,7 @@ def variant_models() -> dict[str, mn.ModelSpec]:
         "gla-polarised": zoo.gla().replace(controls=(("decay", Polarised(LowRankDecay(4), zeros=2)),)),
         "mamba2-groups": zoo.mamba2(state_dim=3, groups=2),
         "rat-short": zoo.rat(chunk=3, groups=1),
+        "hard-locations": mn.LayerSpec(SparseDistributed(64, 6, "sum"), norm="sum"),
         "hopfield_pooling-steps": zoo.hopfield_pooling(quantity=3, steps=2),
         "hopfield_lookup-steps": zoo.hopfield_lookup(entries=5, steps=2),
         "memory_mosaics-window": ContextualMemory(mn.KVMemory(retain=mn.Window(5), read=mn.Softmax(scale=1.0))),
