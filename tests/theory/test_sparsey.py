@@ -140,4 +140,4 @@ def test_what_cannot_be() -> None:
         ({"shift": math.nan}, r"Sparsey\(shift=\) is a number; got nan"),
     ):
         with pytest.raises(InvalidValue, match=message):
-            Sparsey(**options)
+            Sparsey(**options)  # pyright: ignore[reportArgumentType]
