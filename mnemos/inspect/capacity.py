@@ -125,15 +125,16 @@ def capacity(
 
     memories: one, several, or several by name. key_dim: one or several, each at least 1; value_dim: the same as key_dim
     if not given. counts: numbers of associations to try, rising; about six for every doubling up to 4 key_dim if not
-    given. patterns: what kind of keys and values; what the memory says that it is made for if not given (directions of
-    length 1 for most). noise: how far the cues are from the keys, see `Patterns.cues`. controls: constants by name; by
-    default nothing is forgotten and every step is a full one (rate 1). A retention policy sees no reads in between.
+    given; as tokens for a memory that takes several pairs a token. patterns: what kind of keys and values; what the
+    memory says that it is made for if not given (directions of length 1 for most). noise: how far the cues are from the
+    keys, see `Patterns.cues`. controls: constants by name; by default nothing is forgotten and every step is a full one
+    (rate 1). A retention policy sees no reads in between.
 
     Raises InvalidType or InvalidValue for what is not a memory, for sizes, counts or a threshold out of range, for
     controls that no memory takes, and for patterns that cannot be drawn at these sizes.
     """
     named = _named(memories)
-    sizes = (key_dim,) if isinstance(key_dim, int) else tuple(key_dim)
+    sizes = tuple(key_dim) if isinstance(key_dim, Sequence) else (key_dim,)
     _check(sizes, value_dim, counts, measure, threshold, noise, seeds)
     given = dict(controls or {})
     _check_controls(named, given)
@@ -153,7 +154,8 @@ def capacity(
                 errors, held = trial.run(measure)
                 text = memory.to_json()
                 kind = f"{chosen.kind}, itself" if chosen.same else chosen.kind
-                curves.append(Curve(name, text, kind, size, value_dim or size, held, tried, errors, threshold))
+                pairs = tuple(count * memory.pairs for count in tried)
+                curves.append(Curve(name, text, kind, size, value_dim or size, held, pairs, errors, threshold))
                 bar.update()
     return Capacity(tuple(curves), measure, threshold, noise, seeds)
 
@@ -293,11 +295,14 @@ def _check(
         whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in numbers)
         expect(bool(numbers) and whole, f"capacity({name}=) is a whole number of at least 1; got {numbers!r}.")
     if counts is not None:
-        rising = all(isinstance(n, int) and n >= 1 for n in counts) and list(counts) == sorted(set(counts))
+        several = isinstance(counts, Sequence) and len(counts) > 0
         expect(
-            bool(counts) and rising,
+            several and all(isinstance(n, int) and n >= 1 for n in counts) and list(counts) == sorted(set(counts)),
             f"capacity(counts=) are rising numbers of associations, for example (1, 2, 4, 8); got {counts!r}.",
         )
+    for name, number in (("threshold", threshold), ("noise", noise)):
+        if not isinstance(number, int | float):
+            raise InvalidType(f"capacity({name}=) is a number; got {number!r}.")
     expect(measure in ("squared", "missed"), f'capacity(measure=) is "squared" or "missed"; got {measure!r}.')
     expect(math.isfinite(threshold) and threshold > 0, f"capacity(threshold=) is an error above 0; got {threshold!r}.")
     expect(math.isfinite(noise) and noise >= 0, f"capacity(noise=) is a number of at least 0; got {noise!r}.")

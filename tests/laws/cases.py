@@ -715,6 +715,7 @@ def variant_models() -> dict[str, mn.ModelSpec]:
         "landmark_attention-top": zoo.landmark_attention(block=3, top=1),
         "dynamic_mask_attention-grouped": zoo.dynamic_mask_attention(kv_heads=1),
         "rat-short": zoo.rat(chunk=3, groups=1),
+        "hard-locations": mn.LayerSpec(SparseDistributed(64, 6, "sum"), norm="sum"),
         "hopfield_pooling-steps": zoo.hopfield_pooling(quantity=3, steps=2),
         "hopfield_lookup-steps": zoo.hopfield_lookup(entries=5, steps=2),
         "memory_mosaics-window": ContextualMemory(mn.KVMemory(retain=mn.Window(5), read=mn.Softmax(scale=1.0))),

@@ -141,6 +141,15 @@ def test_any_memory_can_be_asked(memory: mn.memory.AnyMemory) -> None:
     assert all(math.isfinite(error) for errors in curve.errors for error in errors)
 
 
+def test_several_pairs_a_token_are_several_associations() -> None:
+    memory = mn.Memory(mn.Matrix(), mn.L2(), mn.Keep(), mn.GD(rate=1.0, steps=2))
+    (curve,) = measured(
+        memory, key_dim=8, counts=(1, 4, 5), seeds=2, patterns=Patterns("orthogonal"), threshold=1e-6
+    ).curves
+    assert curve.counts == (2, 8, 10)
+    assert all(errors[1] < 1e-9 and errors[2] > 1e-3 for errors in curve.errors)
+
+
 def test_a_window_holds_what_fits_into_it() -> None:
     memory = mn.KVMemory(retain=mn.Window(8), read=mn.Softmax(scale=1e4))
     (curve,) = measured(memory, key_dim=8, counts=(4, 8, 16), measure="missed", threshold=0.01).curves
@@ -196,6 +205,9 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "a layer": ({"memories": mn.zoo.deltanet()}, InvalidType, r"takes a memory, several, or several by name"),
     "nothing": ({"memories": []}, InvalidValue, "at least one memory; got none"),
     "key_dim": ({"key_dim": 0}, InvalidValue, r"capacity\(key_dim=\) is a whole number of at least 1; got \(0,\)"),
+    "half a channel": ({"key_dim": 3.5}, InvalidValue, r"capacity\(key_dim=\) is a whole number"),
+    "one count": ({"counts": 5}, InvalidValue, "rising numbers of associations.*got 5"),
+    "text": ({"threshold": "0.1"}, InvalidType, r"capacity\(threshold=\) is a number; got '0.1'"),
     "no key_dim": ({"key_dim": ()}, InvalidValue, r"capacity\(key_dim=\)"),
     "value_dim": ({"value_dim": -1}, InvalidValue, r"capacity\(value_dim=\)"),
     "counts": ({"counts": (4, 2)}, InvalidValue, "rising numbers of associations"),
