@@ -27,16 +27,17 @@ def paired_associates(
 ) -> Associations:
     """Questions of the task on which MEMO was tested (arXiv 2001.10913), about items of a bank (M, width).
 
-    Every row has sequences of its own, of `length` items, all different. The cue is the first item of a sequence or a later one, the
-    match any item after it, direct neighbours and others equally often; the lure stands where the match does in
-    another sequence. The two items of a fact come in a random order. Raises InvalidValue for sizes that cannot be.
+    Every row has sequences of its own, of `length` items, all different. The cue is the first item of a sequence or a
+    later one, the match any item after it, direct neighbours and others equally often; the lure stands where the match
+    does in another sequence. The two items of a fact come in a random order. Raises InvalidValue for sizes that cannot
+    be.
     """
     for name, value, least in (("number", number, 1), ("length", length, 2), ("sequences", sequences, 2)):
         expect(value >= least, f"paired_associates({name}=) must be at least {least}; got {value!r}.")
     expect(
         bank.ndim == 2 and len(bank) >= sequences * length,
-        f"paired_associates(bank=) holds at least sequences * length = {sequences * length} items, one a row; got shape "
-        f"{tuple(bank.shape)}.",
+        f"paired_associates(bank=) holds at least sequences * length = {sequences * length} items, one a row; got "
+        f"shape {tuple(bank.shape)}.",
     )
 
     def below(limit: Tensor) -> Tensor:
