@@ -47,9 +47,11 @@ def test_stories_are_answered_by_following_them(facts: int) -> None:
 
 @pytest.mark.parametrize("length", [2, 3, 5])
 def test_associations_are_found_by_walking_along_the_facts(length: int) -> None:
-    made = paired_associates(100, length=length, sequences=4, width=6)
+    bank = torch.randn(30, 6)
+    made = paired_associates(100, bank, length=length, sequences=4)
     assert made.facts.shape == (100, 4 * (length - 1), 2, 6)
-    for facts, question, target, distance in zip(*made, strict=True):
+    for facts, question, target, label, distance in zip(*made, strict=True):
+        assert torch.equal(bank[label], question[1 + target])
         reached = [question[0]]
         for step in range(length):
             for candidate in question[1:]:
@@ -110,8 +112,9 @@ def test_tasks_that_cannot_be() -> None:
         (lambda: stories(1, facts=4), "1, 2 or 3"),  # pyright: ignore[reportArgumentType]
         (lambda: stories(0), "number"),
         (lambda: stories(1, facts=3, sentences=2), "at least 4"),
-        (lambda: paired_associates(1, length=1), "length"),
-        (lambda: paired_associates(1, sequences=1), "sequences"),
+        (lambda: paired_associates(1, torch.zeros(9, 2), length=1), "length"),
+        (lambda: paired_associates(1, torch.zeros(9, 2), sequences=1), "sequences"),
+        (lambda: paired_associates(1, torch.zeros(8, 2), sequences=3), "at least sequences"),
         (lambda: convex_hulls(1, points=2), "at least 3"),
         (lambda: score_hulls(torch.zeros(1, 2, dtype=torch.int64), hulls), "answers must be"),
         (lambda: score_hulls(torch.full((2, 2), 5), hulls), "places in"),

@@ -35,6 +35,7 @@ from mnemos.layers import (
     Phase,
     Polarised,
     RelationalMemory,
+    Shares,
     Sigmoid,
     Softplus,
     Unit,
@@ -746,7 +747,7 @@ def variant_models() -> dict[str, mn.ModelSpec]:
         "relational_memory_core-open": RelationalMemory(slots=2, mlp_layers=1, gate=None),
         "ntm-feedforward": zoo.ntm(slots=4, hidden=7, controller="feedforward").replace(read_timing="after"),
         "pmi-top": zoo.pmi(slots=4, segments=1, chunk=5).replace(top=2, mix=0.5),
-        "addressed": mn.LayerSpec(Addressed(5)),
+        "addressed": mn.LayerSpec(Addressed(5), controls=(("read_shift", Shares()),)),
         "untied": mn.ModelSpec(pattern=(zoo.deltanet(),), tied=False),
     }
     return {name: model_spec(spec) for name, spec in layers.items()}

@@ -40,6 +40,7 @@ LONG = [
     "aaren",
     "rat",
     "relational_memory_core",
+    "pmi",
     "memory_mosaics",
     "memory_mosaics-window",
     "adaptive_filter_attention",
