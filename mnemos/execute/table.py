@@ -121,28 +121,22 @@ def _stretch(
     if rule.mask is not None:
         seen = seen & rule.mask.sees(asked, slot - 1)
     group = q.shape[2] // heads
-    seen_by_all, lag_of_all = (x.repeat(1, 1, group, 1) for x in (seen, lag))
+    if rule.plain and not policy.statistics:  # nobody asks for the weights
+        keys, values = (there[name].transpose(1, 2) for name in ("keys", "values"))
+        return attended(q.to(dtype), keys, values, memory, seen.repeat_interleave(group, 1)).to(out_dtype), new
+    seen_by_all = seen.repeat(1, 1, group, 1)
+    lag_of_all = lag if rule.plain else lag.repeat(1, 1, group, 1)
     folded = {control.name: fold(controls[control.name], heads) for control in memory.read_controls}
     if rule.numbered:
         folded["position"] = position[:, None].repeat(1, 1, group)
-    out, weights = rule.respond(fold(q.to(dtype), heads), new["keys"], new["values"], seen_by_all, lag_of_all, folded)
-    if rule.plain and not policy.statistics:  # nobody asks for the weights
-        keys, values = (there[name].transpose(1, 2) for name in ("keys", "values"))
-        return attended(q.to(dtype), keys, values, memory, seen.repeat_interleave(group, 1)).to(v.dtype), new
-    seen_by_all = seen.repeat(1, 1, group, 1)
-    lag_of_all = lag if rule.plain else lag.repeat(1, 1, group, 1)
-    folded = {name: fold(value, heads) for name, value in controls.items()}
     keys, values = there["keys"], there["values"]
     out, weights = rule.respond(fold(q.to(dtype), heads), keys, values, seen_by_all, lag_of_all, folded)
 
     if policy.statistics:
         before = {name: there[f"statistic.{name}"].detach() for name in policy.statistics}
         weights = over_group(policy, weights.detach(), number).to(before[policy.statistics[0]].dtype)
-        told = policy.observe_several(before, weights, new["slot"] - 1, asked)
-        new = new.successor(**new.entries | {f"statistic.{name}": told[name] for name in policy.statistics})
-    return unfold(out, number).to(out_dtype), new
         told = policy.observe_several(before, weights, there["slot"] - 1, asked)
         empty = new["slot"].shape[-1] - used
         filled = {f"statistic.{name}": F.pad(told[name], (0, empty)) for name in policy.statistics}
         new = new.successor(**new.entries | filled)
-    return unfold(out, number).to(v.dtype), new
+    return unfold(out, number).to(out_dtype), new
