@@ -35,7 +35,7 @@ def sequences(batch: int, length: int, heads: int = HEADS) -> list[Tensor]:
     return [F.normalize(q, dim=-1), F.normalize(k, dim=-1), v]
 
 
-def controls_of(memory: mn.Memory, batch: int, length: int, chunk: int = 1) -> dict[str, Tensor]:
+def controls_of(memory: mn.memory.AnyMemory, batch: int, length: int, chunk: int = 1) -> dict[str, Tensor]:
     """Decays near 1 and rates that add up to at most 1 over a chunk."""
     found = {}
     for control in memory.controls:
@@ -48,7 +48,9 @@ def controls_of(memory: mn.Memory, batch: int, length: int, chunk: int = 1) -> d
     return found
 
 
-def recall(memory: mn.Memory, batch: int, length: int, chunk: int = 1) -> tuple[Callable[[], Tensor], list[Tensor]]:
+def recall(
+    memory: mn.memory.AnyMemory, batch: int, length: int, chunk: int = 1
+) -> tuple[Callable[[], Tensor], list[Tensor]]:
     """The memory on random inputs, and all that a backward pass is for."""
     inputs, controls = sequences(batch, length), controls_of(memory, batch, length, chunk)
     weights = memory.initial_weights(HEADS, CHANNELS, CHANNELS)
@@ -57,7 +59,7 @@ def recall(memory: mn.Memory, batch: int, length: int, chunk: int = 1) -> tuple[
     return lambda: mn.run(memory, q, k, v, controls, weights)[0], leaves
 
 
-def full_attention(memory: mn.Memory, length: int) -> Pair:
+def full_attention(memory: mn.memory.AnyMemory, length: int) -> Pair:
     """Causal attention by PyTorch's `scaled_dot_product_attention`, on B=1, H=4, K=V=64."""
     ours, leaves = recall(memory, 1, length)
     q, k, v = (x.transpose(1, 2).contiguous().requires_grad_() for x in sequences(1, length))
@@ -139,6 +141,11 @@ def row(
 
 
 DELTA, SCALAR, CHANNEL = mn.zoo.gated_deltanet().memory, mn.zoo.retnet().memory, mn.zoo.gla().memory
+SPARSE = {
+    "window of 256": (mn.KVMemory(retain=mn.Window(256)), 2.5),
+    "blocks at powers of two": (mn.KVMemory(read=mn.Softmax(mask=mn.memory.PowersOfTwo(64))), 1.7),
+    "every second of 256": (mn.KVMemory(retain=mn.Window(257), read=mn.Softmax(mask=mn.memory.Dilated(128, 2))), 2.0),
+}
 TITANS = {chunk: mn.zoo.titans_lmm(chunk=chunk).memory for chunk in (64, 16)}
 
 ROWS = [
@@ -156,6 +163,19 @@ ROWS = [
         )
         for length, scalar, delta, most in ((16384, 20.0, 15.0, 3), (32768, 40.0, 30.0, 2))
         for name, memory, predicted in (("scalar decay", SCALAR, scalar), ("gated delta", DELTA, delta))
+    ),
+    *(
+        row(
+            f"full attention T=4096 forward+backward, {name}",
+            "beside full attention",
+            "SDPA, causal",
+            predicted,
+            None,
+            full_attention,
+            memory,
+            4096,
+        )
+        for name, (memory, predicted) in SPARSE.items()
     ),
     *(
         row(

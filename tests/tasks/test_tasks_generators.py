@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import mnemos as mn
-from mnemos.evaluate.tasks import WORDS, convex_hulls, paired_associates, score_hulls, stories
+from mnemos.tasks import WORDS, convex_hulls, paired_associates, score_hulls, stories
 
 
 @pytest.mark.parametrize("facts", [1, 2, 3])
