@@ -266,7 +266,7 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
     from mnemos.evaluate.pictures import STYLE
 
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True)
+        figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
         for part, drawn, title in (
             ("stream", axes[0], "token by token"),
             ("prompt", axes[1], "prompt cut once; kvpress dashed"),
