@@ -125,6 +125,7 @@ class PolicyCache(Cache):
         cache = cls(config, policies, facts["prefill"], None, facts["decode"])  # pyright: ignore
         for layer, memory, state in zip(cache._policy_layers, memories, states, strict=True):
             layer.memory, layer.state, layer.seen = memory, state.to(device), int(saved["seen"][0])
+            layer.filled = int((state["slot"] > 0).sum(-1).max())
         return cache
 
 

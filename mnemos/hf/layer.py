@@ -44,6 +44,7 @@ class PolicyLayer(CacheLayerMixin):
         self.state: State | None = None
         self.memory: KVMemory | None = None
         self.seen = 0
+        self.filled = 0  # places at most, of any head
         self._waiting = False
 
     @staticmethod
@@ -106,12 +107,13 @@ class PolicyLayer(CacheLayerMixin):
         if length > 1 and self.prefill == "whole":
             out, self.state = self._whole(q, k, v, lengths)
         else:
-            memory, needed = self.memory, -(-(self.seen + length) // GROWTH) * GROWTH
+            memory, needed = self.memory, -(-(self.filled + length) // GROWTH) * GROWTH
             if self.decode == "hold":
                 needed = min(needed, self.policy.capacity + 1)
             else:
                 memory = self._roomy(needed)
             out, self.state = run_rows(memory, q, k, v, {}, grown(self.state, needed), lengths)
+            self.filled = min(self.filled + length, needed)
         self.seen += length
         if order is not None:
             assert lengths is not None
@@ -162,6 +164,7 @@ class PolicyLayer(CacheLayerMixin):
             slot = torch.where(least_worthy(policy, state, filled - policy.budget, excess), 0, slot)
         left = torch.where(slot > 0, slot, torch.iinfo(torch.int64).max).argsort(-1)
         left = left[..., : min(int(filled.max()), policy.budget)]  # in the order of time
+        self.filled = left.shape[-1]
         entries: dict[str, Tensor | State] = {"count": state["count"]}
         for name, x in (*state.tensors(), ("slot", slot)):
             if x.ndim > 1:

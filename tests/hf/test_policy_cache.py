@@ -247,6 +247,7 @@ def test_only_prompts_are_cut(model: Any, tmp_path: Path) -> None:
         layer.policy = policy.replace(budget=64)  # pyright: ignore
         layer.memory, layer.decode = layer.memory.replace(retain=layer.policy), "hold"  # pyright: ignore
     assert_same(logits(model, ids[:, 30:36], roomy, [1] * 6), after)
+    assert cache.nbytes == 2 * (2 * 2 * 64 * 8 * (8 + 8 + 1) + 2 * 8)  # 15 entries, places come 64 at a time
     again = PolicyCache.load(cache.save(tmp_path / "cache"), model.config)
     assert again.decode == "grow"
     logits(model, ids[:, 36:], cache, [4])
