@@ -12,10 +12,9 @@ from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.cache_utils import Cache
 
-from mnemos.errors import InvalidType, StateError
+from mnemos.errors import InvalidType, StateError, expect, expect_kind
 from mnemos.hf.layer import Decode, PolicyLayer, Prefill
 from mnemos.memory import KVMemory, Policy, from_json
-from mnemos.memory.declaration import expect, expect_kind
 from mnemos.state import State, load_state
 
 

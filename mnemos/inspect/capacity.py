@@ -11,11 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mnemos.errors import InvalidType, InvalidValue
+from mnemos.errors import InvalidType, InvalidValue, expect
 from mnemos.evaluate.estimate import Estimate, estimate
 from mnemos.evaluate.result import Result
 from mnemos.memory import AnyMemory, Control, Patterns
-from mnemos.memory.declaration import expect
 from mnemos.state import State
 
 Measure = Literal["squared", "missed"]

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mnemos.errors import expect
 from mnemos.layers.base import Layer, LayerDeclaration, check_width
 from mnemos.layers.convolution import ShortConvolution
 from mnemos.layers.coupled_decays import EMPTY, prefix_softmax
 from mnemos.lowering import run_rows
 from mnemos.memory import GD, Decay, Dot, Matrix, Memory
-from mnemos.memory.declaration import expect
 from mnemos.state import State
 
 MEMORY = Memory(Matrix(), Dot(), Decay(per="channel"), GD(rate=1.0))

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mnemos.errors import expect, expect_kind
 from mnemos.layers.base import Layer, LayerDeclaration, check_width
 from mnemos.layers.memory_layer import LayerSpec, MemoryLayer
 from mnemos.layers.norm import RMSNorm
 from mnemos.memory import GD, Memory
-from mnemos.memory.declaration import expect, expect_kind
 from mnemos.memory.rotary import rotate
 from mnemos.state import State
 from mnemos.state.align import shift_back, shift_to_chunks

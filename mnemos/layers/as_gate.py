@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mnemos.errors import expect_kind
 from mnemos.layers.base import Layer, LayerDeclaration
 from mnemos.layers.norm import RMSNorm
-from mnemos.memory.declaration import expect_kind
 from mnemos.state import State
 
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mnemos.errors import expect
 from mnemos.layers.controls import ControlRule
-from mnemos.memory.declaration import expect
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mnemos.errors import expect
 from mnemos.layers.base import Layer, LayerDeclaration, check_width
 from mnemos.lowering import run_rows
 from mnemos.memory import Address, EpisodicMemory, Every, Recall
-from mnemos.memory.declaration import expect
 from mnemos.state import State
 
 

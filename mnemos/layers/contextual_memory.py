@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from mnemos.errors import expect_kind
 from mnemos.layers.base import Layer, LayerDeclaration, check_width
 from mnemos.layers.diagonal import wide
 from mnemos.layers.leaky_keys import FASTER, LeakyKeys, unit
 from mnemos.lowering import run_rows
 from mnemos.memory import KVMemory, Softmax
-from mnemos.memory.declaration import expect_kind
 from mnemos.state import State
 
 

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mnemos.errors import expect, expect_kind
 from mnemos.layers.base import Layer, LayerDeclaration, check_width
 from mnemos.layers.coupled_decays import CoupledDecay
 from mnemos.layers.memory_layer import linear
 from mnemos.layers.norm import RMSNorm
 from mnemos.lowering import run_rows
 from mnemos.memory import GD, Decay, Dot, Matrix, Memory
-from mnemos.memory.declaration import expect, expect_kind
 from mnemos.state import State
 
 MEMORY = Memory(Matrix(), Dot(), Decay(per="channel"), GD(rate=1.0))

@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mnemos.errors import expect
 from mnemos.layers.base import Layer, LayerDeclaration, check_width
 from mnemos.lowering import Plan, Request, lower, run_rows
 from mnemos.memory import Append, Everything, KVMemory, Softmax
-from mnemos.memory.declaration import expect
 from mnemos.memory.rotary import rotate
 from mnemos.state import State
 

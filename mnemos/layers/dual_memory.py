@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mnemos.errors import expect
 from mnemos.layers.base import LayerDeclaration, check_width
 from mnemos.layers.token_by_token import TokenByToken
-from mnemos.memory.declaration import expect
 from mnemos.state import State
 from mnemos.state.align import shift_back, shift_to_chunks
 

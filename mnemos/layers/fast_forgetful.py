@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mnemos.errors import expect
 from mnemos.layers.base import LayerDeclaration, check_width
 from mnemos.layers.diagonal import DiagonalLayer, wide
 from mnemos.memory import GD, Decay, Dot, Matrix, Memory
-from mnemos.memory.declaration import expect
 from mnemos.state import State
 
 FASTEST = math.log(torch.finfo(torch.float64).max) / 1024 - 0.02

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from mnemos.errors import expect, expect_kind
 from mnemos.layers.memory_layer import MemoryLayer
-from mnemos.memory.declaration import expect, expect_kind
 
 
 def with_kv_heads(layer: MemoryLayer, kv_heads: int) -> MemoryLayer:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from mnemos.errors import expect, expect_kind
 from mnemos.layers.base import Layer, LayerDeclaration, check_width
 from mnemos.layers.controls import default_rule
 from mnemos.lowering import run_rows
 from mnemos.memory import AdaptiveFilter, Append, Everything, KVMemory, Retain
-from mnemos.memory.declaration import expect, expect_kind
 from mnemos.memory.rotary import turn_pairs
 from mnemos.state import State
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mnemos.errors import expect, expect_kind
 from mnemos.layers.base import Layer, LayerDeclaration
-from mnemos.memory.declaration import expect, expect_kind
 from mnemos.state import State
 
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mnemos.errors import InvalidValue
+from mnemos.errors import InvalidValue, expect
 from mnemos.layers.controls import ControlRule
-from mnemos.memory.declaration import expect
 
 _given: ContextVar[dict[str, Tensor] | None] = ContextVar("given", default=None)
 

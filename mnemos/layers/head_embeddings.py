@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mnemos.errors import expect, expect_kind
 from mnemos.layers.base import Layer, LayerDeclaration, check_width
 from mnemos.lowering import run_rows
 from mnemos.memory import Append, Everything, KVMemory, Retain, Softmax
-from mnemos.memory.declaration import expect, expect_kind
 from mnemos.state import State
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mnemos.errors import expect
 from mnemos.layers.base import Layer, LayerDeclaration, check_width
 from mnemos.lowering.plan import readable
 from mnemos.memory import Hopfield
-from mnemos.memory.declaration import expect
 from mnemos.state import State
 
 

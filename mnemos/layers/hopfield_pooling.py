@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mnemos.errors import expect
 from mnemos.layers.base import Layer, LayerDeclaration, check_width
 from mnemos.layers.coupled_decays import EMPTY, prefix_softmax
 from mnemos.lowering import run_rows
 from mnemos.memory import GD, AnyMemory, Decay, Dot, Hopfield, KVMemory, Matrix, Memory
-from mnemos.memory.declaration import expect
 from mnemos.state import State
 
 

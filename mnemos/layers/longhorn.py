@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mnemos.errors import expect, expect_kind
 from mnemos.layers.base import Layer, LayerDeclaration, check_width
 from mnemos.layers.convolution import ShortConvolution
 from mnemos.lowering import run_rows
 from mnemos.memory import L2, Implicit, Keep, Matrix, Memory
-from mnemos.memory.declaration import expect, expect_kind
 from mnemos.state import State
 
 

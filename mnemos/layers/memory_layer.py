@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mnemos.errors import InvalidType
+from mnemos.errors import InvalidType, expect, expect_kind
 from mnemos.layers.base import Layer, LayerDeclaration, check_width
 from mnemos.layers.controls import ControlRule, default_rule
 from mnemos.layers.convolution import ShortConvolution
@@ -18,7 +18,6 @@ from mnemos.layers.features import FeatureMap
 from mnemos.layers.norm import RMSNorm
 from mnemos.lowering import run_rows
 from mnemos.memory import AnyMemory, Controls, KVMemory, Window
-from mnemos.memory.declaration import expect, expect_kind
 from mnemos.memory.rotary import turn
 from mnemos.state import State
 

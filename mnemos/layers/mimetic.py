@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from mnemos.errors import expect, expect_kind
 from mnemos.layers.base import Layer, LayerDeclaration
 from mnemos.layers.convolution import ShortConvolution
 from mnemos.layers.memory_layer import LayerSpec, MemoryLayer
 from mnemos.layers.state_space import StateSpace, StateSpaceLayer
 from mnemos.memory import KVMemory
-from mnemos.memory.declaration import expect, expect_kind
 
 LOG_SPEED = -8.0
 DECAY = math.exp(-math.exp(LOG_SPEED))

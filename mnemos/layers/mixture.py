@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mnemos.errors import expect, expect_kind
 from mnemos.layers.base import Layer, LayerDeclaration
 from mnemos.layers.memory_layer import LayerSpec, MemoryLayer
 from mnemos.memory import CoreContext, KVMemory
-from mnemos.memory.declaration import expect, expect_kind
 from mnemos.state import State
 
 BLOCK = 32

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mnemos.errors import expect
 from mnemos.layers.base import Layer, LayerDeclaration, check_width
 from mnemos.layers.leaky_keys import FASTER, LeakyKeys
 from mnemos.lowering.plan import readable
-from mnemos.memory.declaration import expect
 from mnemos.state import State
 
 

@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mnemos.errors import InvalidValue
+from mnemos.errors import InvalidValue, expect, expect_kind
 from mnemos.layers.controls import ControlRule
-from mnemos.memory.declaration import expect, expect_kind
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mnemos.errors import expect
 from mnemos.layers.base import Layer, LayerDeclaration, check_width
 from mnemos.lowering.plan import readable
-from mnemos.memory.declaration import expect
 from mnemos.memory.rotary import rotate
 from mnemos.state import State
 from mnemos.state.align import shift_back, shift_to_chunks

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mnemos.errors import expect
 from mnemos.layers.base import LayerDeclaration, check_width
 from mnemos.layers.token_by_token import TokenByToken, in_turn
-from mnemos.memory.declaration import expect
 from mnemos.state import State
 
 

@@ -9,14 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mnemos.errors import InvalidType
+from mnemos.errors import InvalidType, expect
 from mnemos.layers.base import Layer, LayerDeclaration, check_width
 from mnemos.layers.controls import default_rule
 from mnemos.layers.convolution import ShortConvolution
 from mnemos.layers.norm import RMSNorm
 from mnemos.lowering import run_rows
 from mnemos.memory import GD, AnyMemory, Decay, Dot, Matrix, Memory
-from mnemos.memory.declaration import expect
 from mnemos.state import State
 
 

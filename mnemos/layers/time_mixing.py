@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mnemos.errors import expect
 from mnemos.layers.base import Layer, LayerDeclaration, check_width
 from mnemos.lowering import run_rows
 from mnemos.memory import DPLR, GD, Dot, Matrix, Memory
-from mnemos.memory.declaration import expect
 from mnemos.state import State
 
 BLENDS = ("receptance", "key", "value", "decay", "rate", "gate")

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mnemos.errors import expect
 from mnemos.layers.base import Layer
 from mnemos.lowering.plan import readable
-from mnemos.memory.declaration import expect
 from mnemos.state import State
 
 

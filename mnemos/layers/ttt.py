@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mnemos.errors import expect, expect_kind
 from mnemos.layers.base import Layer, LayerDeclaration, check_width
 from mnemos.layers.convolution import ShortConvolution
 from mnemos.lowering import run_rows
 from mnemos.memory import AffineL2, Keep, Memory, MiniBatch, NormedMLP
-from mnemos.memory.declaration import expect, expect_kind
 from mnemos.memory.rotary import rotate
 from mnemos.state import State
 

@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mnemos.errors import expect
 from mnemos.layers.base import LayerDeclaration, check_width
 from mnemos.layers.controls import default_rule
 from mnemos.layers.token_by_token import TokenByToken, in_turn
 from mnemos.memory import Addressed
-from mnemos.memory.declaration import expect
 from mnemos.state import State
 
 

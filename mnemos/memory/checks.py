@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mnemos.errors import InvalidType, InvalidValue, StateError
+from mnemos.errors import InvalidType, InvalidValue, StateError, expect
 from mnemos.memory.control import Control, Controls
-from mnemos.memory.declaration import expect
 from mnemos.state import Owner, State, describe_owner, expect_state
 
 if TYPE_CHECKING:

@@ -67,19 +67,6 @@ def from_json(text: str) -> Any:
     return _decode(data)
 
 
-def expect(condition: bool, message: str) -> None:
-    """Raises InvalidValue with `message` unless `condition`."""
-    if not condition:
-        raise InvalidValue(message)
-
-
-def expect_kind(value: object, kind: type, field: str, example: str) -> None:
-    """Raises InvalidType unless `value` is of `kind`."""
-    if not isinstance(value, kind):
-        given = f"the class {value.__name__} itself" if isinstance(value, type) else repr(value)
-        raise InvalidType(f"{field}= takes a {kind.__name__}, for example {example}; got {given}.")
-
-
 NUMBERS: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "int | None": (int, type(None)),

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mnemos.errors import expect, expect_kind
 from mnemos.memory.base import AnyMemory
 from mnemos.memory.checks import check_sizes
 from mnemos.memory.control import Control, Controls
-from mnemos.memory.declaration import expect, expect_kind
 from mnemos.memory.episode import Boundary, Every, MeanKey, Recall, Summary
 from mnemos.memory.episode.refine import settled
 from mnemos.memory.episode.segment import beginnings

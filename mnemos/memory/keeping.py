@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mnemos.errors import expect, expect_kind
 from mnemos.memory.base import AnyMemory
 from mnemos.memory.checks import check_sizes
 from mnemos.memory.control import Control, Controls
-from mnemos.memory.declaration import expect, expect_kind
 from mnemos.memory.patterns import Patterns
 from mnemos.memory.places import append, evict, observed, put_in_ring, put_in_table, statistics_dtype
 from mnemos.memory.read import Read, Softmax

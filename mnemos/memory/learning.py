@@ -9,11 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mnemos.errors import InvalidType
+from mnemos.errors import InvalidType, expect, expect_kind
 from mnemos.memory.base import AnyMemory
 from mnemos.memory.checks import check_sizes
 from mnemos.memory.control import Control, Controls
-from mnemos.memory.declaration import expect, expect_kind
 from mnemos.memory.learner import GD, Learner
 from mnemos.memory.objective import L2, Objective
 from mnemos.memory.retention import Keep, Retention

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mnemos.errors import expect, expect_kind
 from mnemos.memory.base import AnyMemory
 from mnemos.memory.checks import check_sizes
 from mnemos.memory.control import Control, Controls
-from mnemos.memory.declaration import expect, expect_kind
 from mnemos.memory.learner import GD
 from mnemos.memory.learning import Memory
 from mnemos.memory.objective import Dot

@@ -9,8 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mnemos.errors import InvalidType
-from mnemos.memory.declaration import expect
+from mnemos.errors import InvalidType, expect
 
 Kind = Literal["unit", "orthogonal", "sign", "sparse", "message"]
 KINDS = ("unit", "orthogonal", "sign", "sparse", "message")

@@ -8,9 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from mnemos.errors import InvalidType, InvalidValue
+from mnemos.errors import InvalidType, InvalidValue, expect
 from mnemos.memory.checks import check_finite
-from mnemos.memory.declaration import expect
 
 
 class ClAM(nn.Module):

@@ -7,8 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mnemos.errors import InvalidType, InvalidValue
-from mnemos.memory.declaration import expect
+from mnemos.errors import InvalidType, InvalidValue, expect
 from mnemos.memory.read.base import masked_softmax
 
 

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mnemos.errors import InvalidType, InvalidValue
+from mnemos.errors import InvalidType, InvalidValue, expect
 from mnemos.lowering.watch import watched_by
 from mnemos.memory import AnyMemory, Controls, Everything, KVMemory
-from mnemos.memory.declaration import expect
 from mnemos.memory.rotary import rotate
 from mnemos.models.language_model import LanguageModel
 from mnemos.state import State

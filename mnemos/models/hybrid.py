@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from mnemos.errors import expect
 from mnemos.layers import LayerDeclaration, LayerSpec
 from mnemos.memory import AnyMemory
-from mnemos.memory.declaration import expect
 from mnemos.models.spec import ModelSpec
 
 Mixer = LayerDeclaration | AnyMemory

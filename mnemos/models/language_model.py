@@ -6,13 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mnemos.errors import Diverged, InvalidType, InvalidValue
+from mnemos.errors import Diverged, InvalidType, InvalidValue, expect, expect_kind
 from mnemos.layers.base import Layer, LayerDeclaration
 from mnemos.layers.fourier import FourierFeatures
 from mnemos.layers.norm import RMSNorm
 from mnemos.lowering import Failures, checked_over_documents
 from mnemos.lowering.plan import readable
-from mnemos.memory.declaration import expect, expect_kind
 from mnemos.models.segments import in_segments
 from mnemos.models.spec import ModelSpec
 from mnemos.state import Owner, State, expect_state, over_documents

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mnemos.errors import InvalidType, InvalidValue
-from mnemos.memory.declaration import expect
+from mnemos.errors import InvalidType, InvalidValue, expect
 from mnemos.memory.read.base import masked_softmax
 
 LEAST_OVERLAP = 1e-6

@@ -11,8 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mnemos.errors import InvalidType, InvalidValue
-from mnemos.memory.declaration import expect
+from mnemos.errors import InvalidType, InvalidValue, expect
 from mnemos.models.explicit_memory import ExplicitMemory
 from mnemos.models.key_index import KeyIndex
 

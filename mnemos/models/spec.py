@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mnemos.errors import InvalidType
+from mnemos.errors import InvalidType, expect, expect_kind
 from mnemos.layers import LayerDeclaration, LayerSpec
 from mnemos.memory import AnyMemory, Declaration
-from mnemos.memory.declaration import expect, expect_kind
 from mnemos.models.segments import Segments
 
 

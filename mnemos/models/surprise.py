@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mnemos.errors import expect
 from mnemos.layers import given
-from mnemos.memory.declaration import expect
 from mnemos.models.language_model import LanguageModel
 from mnemos.state import State
 

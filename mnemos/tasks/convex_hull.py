@@ -7,8 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mnemos.errors import InvalidValue
-from mnemos.memory.declaration import expect
+from mnemos.errors import InvalidValue, expect
 
 
 class Hulls(NamedTuple):

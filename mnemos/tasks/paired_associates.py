@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mnemos.memory.declaration import expect
+from mnemos.errors import expect
 
 
 class Associations(NamedTuple):

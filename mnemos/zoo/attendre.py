@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from mnemos.errors import expect
 from mnemos.layers import LayerSpec
 from mnemos.memory import Append, KVMemory, LeastFrequentlyAttended, LeastRecentlyAttended, Softmax
-from mnemos.memory.declaration import expect
 from mnemos.zoo.registry import published
 
 

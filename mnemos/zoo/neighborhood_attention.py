@@ -5,9 +5,9 @@ o_t = softmax attention over the nearest `window` entries, or over those of a sq
 
 from __future__ import annotations
 
+from mnemos.errors import expect
 from mnemos.layers import LayerSpec
 from mnemos.memory import Append, GridNeighborhood, KVMemory, Mask, Neighborhood, Softmax, Window
-from mnemos.memory.declaration import expect
 from mnemos.zoo.registry import published
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mnemos.memory.declaration import expect
+from mnemos.errors import expect
 from mnemos.memory.episode.boundary import Boundary
 
 

@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mnemos.memory.declaration import Declaration, expect
+from mnemos.errors import expect
+from mnemos.memory.declaration import Declaration
 from mnemos.memory.episode.rounding import DECIMALS
 
 

@@ -8,8 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mnemos.errors import InvalidType, InvalidValue
-from mnemos.memory.declaration import expect
+from mnemos.errors import InvalidType, InvalidValue, expect
 from mnemos.memory.episode.rounding import DECIMALS
 
 Metric = Literal["modularity", "conductance"]

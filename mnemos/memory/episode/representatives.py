@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mnemos.memory.declaration import expect
+from mnemos.errors import expect
 from mnemos.memory.episode.rounding import DECIMALS
 from mnemos.memory.episode.summary import Summary
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mnemos.errors import expect
 from mnemos.memory.control import Control, Controls
-from mnemos.memory.declaration import expect
 from mnemos.memory.episode.boundary import Boundary
 from mnemos.memory.episode.rounding import MARGIN
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from mnemos.errors import expect
 from mnemos.memory.control import Control, Controls
-from mnemos.memory.declaration import expect
 from mnemos.memory.learner.base import Learner
 from mnemos.state import State
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mnemos.memory.declaration import expect
+from mnemos.errors import expect
 from mnemos.memory.mask.base import Mask
 
 

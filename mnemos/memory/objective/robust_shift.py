@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from mnemos.errors import expect
 from mnemos.memory.control import Control, Controls
-from mnemos.memory.declaration import expect
 from mnemos.memory.objective.base import Objective
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mnemos.memory.declaration import expect
+from mnemos.errors import expect
 from mnemos.memory.read.base import Read
 
 

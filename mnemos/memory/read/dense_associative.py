@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mnemos.memory.declaration import expect
+from mnemos.errors import expect
 from mnemos.memory.patterns import Patterns
 from mnemos.memory.read.base import Read
 

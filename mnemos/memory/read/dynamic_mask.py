@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mnemos.errors import expect
 from mnemos.memory.control import Control
-from mnemos.memory.declaration import expect
 from mnemos.memory.mask import Mask
 from mnemos.memory.read.base import Read, masked_softmax
 from mnemos.memory.read.softmax import check_scores

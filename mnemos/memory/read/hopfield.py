@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mnemos.memory.declaration import expect
+from mnemos.errors import expect
 from mnemos.memory.mask import Mask
 from mnemos.memory.read.base import Read
 from mnemos.memory.read.softmax import check_scores

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mnemos.errors import expect, expect_kind
 from mnemos.memory.control import Control
-from mnemos.memory.declaration import expect, expect_kind
 from mnemos.memory.mask import Mask
 from mnemos.memory.read.base import Read
 from mnemos.memory.read.softmax import Softmax

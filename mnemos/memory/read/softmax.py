@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mnemos.memory.declaration import expect, expect_kind
+from mnemos.errors import expect, expect_kind
 from mnemos.memory.mask import Mask
 from mnemos.memory.read.base import Read
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mnemos.memory.declaration import expect
+from mnemos.errors import expect
 from mnemos.memory.retain.base import ByPosition
 
 

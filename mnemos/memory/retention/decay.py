@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from mnemos.errors import expect
 from mnemos.memory.control import Control, Controls
-from mnemos.memory.declaration import expect
 from mnemos.memory.retention.base import Retention
 from mnemos.memory.rotary import turn_pairs
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mnemos.errors import expect
 from mnemos.memory.control import Control, Controls
-from mnemos.memory.declaration import expect
 from mnemos.memory.retention.base import Retention
 
 

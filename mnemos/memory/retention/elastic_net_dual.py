@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mnemos.memory.declaration import expect
+from mnemos.errors import expect
 from mnemos.memory.retention.elastic_net import soft_threshold
 from mnemos.memory.retention.mirror import Mirror
 

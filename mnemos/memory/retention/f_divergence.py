@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mnemos.errors import expect
 from mnemos.memory.control import Controls
-from mnemos.memory.declaration import expect
 from mnemos.memory.retention.base import Retention
 
 NEWTON_STEPS = 20

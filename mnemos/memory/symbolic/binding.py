@@ -11,8 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from mnemos.errors import InvalidType, InvalidValue
-from mnemos.memory.declaration import expect
+from mnemos.errors import InvalidType, InvalidValue, expect
 
 
 def codebook(

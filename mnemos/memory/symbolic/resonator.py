@@ -10,8 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mnemos.errors import InvalidType
-from mnemos.memory.declaration import expect
+from mnemos.errors import InvalidType, expect
 from mnemos.memory.symbolic.binding import bind, bundle, likeness, normal, unbind
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mnemos.errors import expect
 from mnemos.layers import DPFP, LayerDeclaration
 from mnemos.lowering import run_rows
 from mnemos.memory import GD, L2, Chunk, Keep, Matrix, Memory
-from mnemos.memory.declaration import expect
 from mnemos.models.segments.base import Carried, Piece, Segments, Stacked, changed, with_rows
 from mnemos.state import State
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mnemos.errors import expect
 from mnemos.layers import LayerDeclaration
 from mnemos.layers.norm import RMSNorm
-from mnemos.memory.declaration import expect
 from mnemos.models.segments.base import Carried, Piece, Segments, changed, with_rows
 from mnemos.state import State
 

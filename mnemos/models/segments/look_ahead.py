@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mnemos.errors import expect
 from mnemos.layers import LayerDeclaration, SegmentAttention
-from mnemos.memory.declaration import expect
 from mnemos.models.segments.base import Carried, Piece, Segments, Stacked, changed
 from mnemos.state import State
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mnemos.errors import expect
 from mnemos.layers import LayerDeclaration
-from mnemos.memory.declaration import expect
 from mnemos.models.segments.base import Carried, Piece, Segments, changed, with_rows
 from mnemos.state import State
 
