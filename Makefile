@@ -55,4 +55,4 @@ bench: .venv-bench/ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-bench .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench .venv-kvpress .pytest_cache .ruff_cache
