@@ -66,7 +66,8 @@ class ChainStep:
         if learner.anchored:
             _reopen(entries, names, learner.chunk)
             point = [entries[f"anchor.{name}"].flatten(0, 1) for name in names]
-        judged = {c.name: numbers[c.name] if c.count else numbers[c.name][..., 0] for c in memory.objective.controls}
+        judged = {c.name: numbers[c.name] for c in memory.objective.controls}
+        judged |= {c.name: judged[c.name][..., 0] for c in memory.objective.controls if c.per == "head"}
         inputs, slopes = _gradient(memory, chain, point, key, value, judged)
 
         size = -(numbers["rate"] if learner.rate is None else learner.rate)
