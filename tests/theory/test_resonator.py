@@ -124,7 +124,7 @@ def test_small_problems_are_solved(update: Any) -> None:
 
 
 def test_the_softmax_solves_more_in_fewer_rounds() -> None:
-    """512 phases, 3 factors (27 000 products): an independent simulation had 0.47 by outer products, 0.67 by the softmax
+    """512 phases, 3 factors (27 000 products): a simulation had 0.47 by outer products, 0.67 by the softmax
     at scale 10 and 0.13 at 250."""
     found = books(3, 30, 512, PHASES)
     (classic, classic_rounds), (soft, rounds) = (solved(Resonator(u), found, 40) for u in ("outer", "softmax"))
