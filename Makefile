@@ -38,7 +38,6 @@ bench: .venv-bench/ready
 	.venv-bench/bin/python benchmarks/growth.py $(ARGS)
 	.venv-bench/bin/python benchmarks/memory.py
 	.venv-bench/bin/python benchmarks/training.py
-	.venv-bench/bin/python benchmarks/policies.py
 	.venv-bench/bin/python benchmarks/picture.py
 
 # torch first and by itself: what follows keeps the build that is there, so bring your own by TORCH=...

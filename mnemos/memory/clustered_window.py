@@ -15,7 +15,7 @@ from mnemos.memory.checks import check_sizes
 from mnemos.memory.control import Control, Controls
 from mnemos.memory.declaration import Declaration
 from mnemos.memory.read.base import masked_softmax
-from mnemos.memory.rotary import rotate
+from mnemos.memory.rotary import check_rotary, rotate
 from mnemos.state import State
 
 
@@ -76,10 +76,7 @@ class ClusteredWindow(AnyMemory):
         """An empty state. Raises InvalidValue for any weights."""
         check_sizes(batch, heads, key_dim, value_dim)
         expect(not weights, "a clustered window starts empty and takes no weights.")
-        expect(
-            self.rotary is None or key_dim % 2 == 0,
-            f"rotary positions turn pairs of channels, so key_dim must be even; got {key_dim}.",
-        )
+        check_rotary(self.rotary, key_dim)
         owner, places = self.owner(heads, key_dim, value_dim), self.clusters * self.size
         whole = {"dtype": torch.int64, "device": device}
         entries = {

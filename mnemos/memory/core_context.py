@@ -17,7 +17,7 @@ from mnemos.memory.declaration import Declaration
 from mnemos.memory.places import put_in_ring
 from mnemos.memory.read.base import masked_softmax
 from mnemos.memory.retain import Window
-from mnemos.memory.rotary import rotate
+from mnemos.memory.rotary import check_rotary, rotate
 from mnemos.state import State
 
 
@@ -83,10 +83,7 @@ class CoreContext(AnyMemory):
         """An empty state. Raises InvalidValue for any weights."""
         check_sizes(batch, heads, key_dim, value_dim)
         expect(not weights, "a core context memory starts empty and takes no weights.")
-        expect(
-            self.rotary is None or key_dim % 2 == 0,
-            f"rotary positions turn pairs of channels, so key_dim must be even; got {key_dim}.",
-        )
+        check_rotary(self.rotary, key_dim)
         owner = self.owner(heads, key_dim, value_dim)
 
         def empty(places: int) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from mnemos.memory.episode.refine import settled
 from mnemos.memory.episode.segment import beginnings
 from mnemos.memory.places import statistics_dtype
 from mnemos.memory.read.base import masked_softmax
-from mnemos.memory.rotary import rotate
+from mnemos.memory.rotary import check_rotary, rotate
 from mnemos.state import State
 
 Entries = dict[str, Tensor]
@@ -161,10 +161,7 @@ class EpisodicMemory(AnyMemory):
         """An empty state. Raises InvalidValue for any weights."""
         check_sizes(batch, heads, key_dim, value_dim)
         expect(not weights, "an episodic memory starts empty and takes no weights.")
-        expect(
-            self.rotary is None or key_dim % 2 == 0,
-            f"rotary positions turn pairs of channels, so key_dim must be even; got {key_dim}.",
-        )
+        check_rotary(self.rotary, key_dim)
         places = self.capacity or 0
         whole, real = torch.int64, statistics_dtype(dtype)
         form: dict[str, tuple[tuple[int, ...], torch.dtype]] = {

@@ -16,7 +16,7 @@ from mnemos.memory.patterns import Patterns
 from mnemos.memory.places import append, evict, observed, put_in_ring, put_in_table, statistics_dtype
 from mnemos.memory.read import Read, Softmax
 from mnemos.memory.retain import Everything, Policy, Retain, Window
-from mnemos.memory.rotary import rotate
+from mnemos.memory.rotary import check_rotary, rotate
 from mnemos.memory.write import Append
 from mnemos.state import State
 
@@ -101,10 +101,7 @@ class KVMemory(AnyMemory):
         check_sizes(batch, heads, key_dim, value_dim)
         self.read_rule.check_sizes(key_dim, value_dim)
         expect(not weights, "a key-value memory starts empty and takes no weights.")
-        expect(
-            self.read_rule.rotary is None or key_dim % 2 == 0,
-            f"rotary positions turn pairs of channels, so key_dim must be even; got {key_dim}.",
-        )
+        check_rotary(self.read_rule.rotary, key_dim)
         places = self.retain.capacity or 0
         lead = (1, places, heads)
         slot: tuple[int, ...] = (1, places)

@@ -5,6 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mnemos.errors import expect
+
+
+def check_rotary(base: float | None, key_dim: int) -> None:
+    """Raises InvalidValue for keys of odd width where there are rotary positions."""
+    expect(
+        base is None or key_dim % 2 == 0,
+        f"rotary positions turn pairs of channels, so key_dim must be even; got {key_dim}.",
+    )
+
 
 def rotate(x: Tensor, positions: Tensor, base: float) -> Tensor:
     """x with channels (i, i + K/2) turned by positions * base^(-2i/K).
