@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mnemos.declaration import Declaration
 from mnemos.errors import InvalidType, InvalidValue, expect
 from mnemos.lowering import Plan, Request, checked_over_documents, lower
 from mnemos.memory.checks import check_finite
-from mnemos.memory.declaration import Declaration
 from mnemos.state import Owner, State, expect_state, over_documents
 from mnemos.state.documents import check_flags
 

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mnemos.declaration import Declaration
 from mnemos.errors import InvalidValue, expect
 from mnemos.memory import Control
-from mnemos.memory.declaration import Declaration
 
 
 class ControlRule(Declaration):

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from mnemos.declaration import Declaration
 from mnemos.errors import expect
-from mnemos.memory.declaration import Declaration
 
 EMPTY = -1e30
 """The logarithm of a sum over nothing, as a number that can be subtracted."""

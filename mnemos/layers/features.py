@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mnemos.declaration import Declaration
 from mnemos.errors import InvalidType, expect
-from mnemos.memory.declaration import Declaration
 
 
 class FeatureMap(Declaration):

@@ -1,12 +1,12 @@
 """What is kept between tokens, and how one token changes it and reads it."""
 
+from mnemos.declaration import Declaration, from_json
 from mnemos.memory.addressed import Addressed
 from mnemos.memory.base import AnyMemory
 from mnemos.memory.cliques import Cliques
 from mnemos.memory.clustered_window import ClusteredWindow
 from mnemos.memory.control import Control, Controls
 from mnemos.memory.core_context import CoreContext
-from mnemos.memory.declaration import Declaration, from_json
 from mnemos.memory.episode import (
     Address,
     Boundary,

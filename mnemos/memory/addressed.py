@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mnemos.declaration import Declaration
 from mnemos.errors import InvalidType, expect
 from mnemos.memory.base import AnyMemory
 from mnemos.memory.checks import check_sizes
 from mnemos.memory.control import Control, Controls
-from mnemos.memory.declaration import Declaration
 from mnemos.state import State
 
 START = 1e-6

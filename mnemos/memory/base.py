@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from mnemos.declaration import Declaration
 from mnemos.memory.checks import check_owner, check_query, check_token, check_tokens
 from mnemos.memory.control import Control, Controls
-from mnemos.memory.declaration import Declaration
 from mnemos.memory.patterns import Patterns
 from mnemos.state import Owner, State
 

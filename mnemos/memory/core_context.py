@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mnemos.declaration import Declaration
 from mnemos.errors import expect
 from mnemos.memory.base import AnyMemory
 from mnemos.memory.checks import check_sizes
 from mnemos.memory.control import Control, Controls
-from mnemos.memory.declaration import Declaration
 from mnemos.memory.places import put_in_ring
 from mnemos.memory.read.base import masked_softmax
 from mnemos.memory.retain import Window

@@ -10,11 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mnemos.declaration import Declaration
 from mnemos.errors import expect
 from mnemos.memory.base import AnyMemory
 from mnemos.memory.checks import check_sizes
 from mnemos.memory.control import Control, Controls
-from mnemos.memory.declaration import Declaration
 from mnemos.state import State
 
 ENTRIES = {

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mnemos.declaration import Declaration
 from mnemos.errors import expect
 from mnemos.memory.base import AnyMemory
 from mnemos.memory.checks import check_sizes
 from mnemos.memory.control import Controls
-from mnemos.memory.declaration import Declaration
 from mnemos.memory.patterns import Patterns
 from mnemos.memory.sparse_distributed import scrambled
 from mnemos.state import State

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mnemos.declaration import Declaration
 from mnemos.errors import expect
 from mnemos.memory.base import AnyMemory
 from mnemos.memory.checks import check_sizes
 from mnemos.memory.control import Controls
-from mnemos.memory.declaration import Declaration
 from mnemos.memory.patterns import Patterns
 from mnemos.state import State
 

@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mnemos.declaration import Declaration
 from mnemos.memory.control import Control, Controls
-from mnemos.memory.declaration import Declaration
 
 
 class Boundary(Declaration):

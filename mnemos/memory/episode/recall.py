@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mnemos.declaration import Declaration
 from mnemos.errors import expect
-from mnemos.memory.declaration import Declaration
 from mnemos.memory.episode.rounding import DECIMALS
 
 

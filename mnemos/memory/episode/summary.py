@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from mnemos.declaration import Declaration
 from mnemos.memory.control import Control
-from mnemos.memory.declaration import Declaration
 
 
 class Summary(Declaration):

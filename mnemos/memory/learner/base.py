@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from mnemos.declaration import Declaration
 from mnemos.memory.control import Control, Controls
-from mnemos.memory.declaration import Declaration
 from mnemos.state import State
 
 if TYPE_CHECKING:

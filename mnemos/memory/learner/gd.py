@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from mnemos.declaration import Declaration
 from mnemos.errors import expect
 from mnemos.memory.control import Control, Controls
-from mnemos.memory.declaration import Declaration
 from mnemos.memory.learner.base import Learner
 from mnemos.state import State
 

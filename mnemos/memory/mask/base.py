@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mnemos.memory.declaration import Declaration
+from mnemos.declaration import Declaration
 
 
 class Mask(Declaration):

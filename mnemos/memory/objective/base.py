@@ -6,8 +6,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from mnemos.declaration import Declaration
 from mnemos.memory.control import Control, Controls
-from mnemos.memory.declaration import Declaration
 
 
 class Objective(Declaration):

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mnemos.declaration import Declaration
 from mnemos.memory.control import Control
-from mnemos.memory.declaration import Declaration
 from mnemos.memory.mask import Mask
 from mnemos.memory.patterns import Patterns
 

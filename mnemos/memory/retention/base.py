@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
+from mnemos.declaration import Declaration
 from mnemos.memory.control import Control, Controls
-from mnemos.memory.declaration import Declaration
 
 if TYPE_CHECKING:
     from mnemos.memory.learning import Memory

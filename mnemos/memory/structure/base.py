@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from mnemos.memory.declaration import Declaration
+from mnemos.declaration import Declaration
 
 if TYPE_CHECKING:
     from mnemos.memory.learning import Memory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mnemos.memory.declaration import Declaration
+from mnemos.declaration import Declaration
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from mnemos.declaration import Declaration
 from mnemos.layers import LayerDeclaration
-from mnemos.memory.declaration import Declaration
 from mnemos.state import Owner, State
 
 
