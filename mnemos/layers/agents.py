@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mnemos.errors import expect
-from mnemos.layers.base import Layer, LayerDeclaration, check_width
+from mnemos.layers.base import Layer, LayerDeclaration, check_width, computed_in
 from mnemos.layers.convolution import ShortConvolution
 from mnemos.layers.coupled_decays import EMPTY, prefix_softmax
 from mnemos.lowering import run_rows
@@ -73,9 +73,7 @@ class AgentsLayer(Layer):
         memory = MEMORY.init(1, *self.memory_sizes, None, dtype, weight.device)
         fresh = {"log_sum": torch.full((1, self.heads, self.spec.agents), EMPTY, dtype=dtype, device=weight.device)}
         if self.conv is not None:
-            kept = weight.dtype
-            if torch.is_autocast_enabled(weight.device.type):
-                kept = torch.get_autocast_dtype(weight.device.type)
+            kept = computed_in(weight)
             fresh["conv"] = torch.zeros(1, self.conv.size - 1, self.width, dtype=kept, device=weight.device)
         return State(self.owner, {"memory": memory, **fresh}, fresh)
 

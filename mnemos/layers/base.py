@@ -136,6 +136,14 @@ class Layer(nn.Module):
         return run(lambda inputs, s, lengths: self.rows(inputs[0], s, lengths), [x], state, reset, mask)
 
 
+def computed_in(tensor: Tensor) -> torch.dtype:
+    """The dtype of a layer's computation with this weight or input: its own, or autocast's where that is on."""
+    device = tensor.device.type
+    if device != "meta" and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return tensor.dtype
+
+
 def check_width(width: int, heads: int) -> None:
     """Raises InvalidValue unless `heads` divides `width`."""
     if not isinstance(width, int) or not isinstance(heads, int) or width < 1 or heads < 1:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mnemos.errors import expect_kind
-from mnemos.layers.base import Layer, LayerDeclaration, check_width
+from mnemos.layers.base import Layer, LayerDeclaration, check_width, computed_in
 from mnemos.layers.diagonal import wide
 from mnemos.layers.leaky_keys import FASTER, LeakyKeys, unit
 from mnemos.lowering import run_rows
@@ -69,9 +69,7 @@ class ContextualMemoryLayer(Layer):
 
     def fresh_state(self) -> State:
         weight, size = self.out.weight, self.width // self.heads
-        dtype = weight.dtype
-        if torch.is_autocast_enabled(weight.device.type):
-            dtype = torch.get_autocast_dtype(weight.device.type)
+        dtype = computed_in(weight)
         kept = self.memory.state_dtype(dtype)
         fresh = {
             "last_key": torch.zeros(1, self.heads, size, dtype=dtype, device=weight.device),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mnemos.layers.base import Layer, LayerDeclaration
+from mnemos.layers.base import Layer, LayerDeclaration, computed_in
 from mnemos.lowering import run_rows
 from mnemos.memory import Controls, Memory
 from mnemos.state import State
@@ -37,10 +37,7 @@ class DiagonalLayer(Layer):
     @property
     def dtype(self) -> torch.dtype:
         """The precision of activations."""
-        weight = next(self.parameters())
-        if torch.is_autocast_enabled(weight.device.type):
-            return torch.get_autocast_dtype(weight.device.type)
-        return weight.dtype
+        return computed_in(next(self.parameters()))
 
     @property
     def device(self) -> torch.device:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mnemos.errors import expect
-from mnemos.layers.base import Layer, LayerDeclaration, check_width
+from mnemos.layers.base import Layer, LayerDeclaration, check_width, computed_in
 from mnemos.lowering import Plan, Request, lower, run_rows
 from mnemos.memory import Append, Everything, KVMemory, Softmax
 from mnemos.memory.rotary import rotate
@@ -134,9 +134,7 @@ class DualAttentionLayer(Layer):
 
     def fresh_state(self) -> State:
         weight = next(self.parameters())
-        dtype = weight.dtype
-        if torch.is_autocast_enabled(weight.device.type):
-            dtype = torch.get_autocast_dtype(weight.device.type)
+        dtype = computed_in(weight)
         entries: dict[str, Tensor | State] = {}
         for name, memory in self.memories.items():
             heads, key_dim, value_dim = self.sizes_of(name)

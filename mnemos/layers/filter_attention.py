@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mnemos.errors import expect, expect_kind
-from mnemos.layers.base import Layer, LayerDeclaration, check_width
+from mnemos.layers.base import Layer, LayerDeclaration, check_width, computed_in
 from mnemos.layers.controls import default_rule
 from mnemos.lowering import run_rows
 from mnemos.memory import AdaptiveFilter, Append, Everything, KVMemory, Retain
@@ -94,9 +94,7 @@ class FilterAttentionLayer(Layer):
 
     def fresh_state(self) -> State:
         weight = self.out.weight
-        dtype = weight.dtype
-        if torch.is_autocast_enabled(weight.device.type):
-            dtype = torch.get_autocast_dtype(weight.device.type)
+        dtype = computed_in(weight)
         memory = self.memory.init(1, *self.memory_sizes, None, self.memory.state_dtype(dtype), weight.device)
         fresh = {"count": torch.zeros(1, dtype=torch.int64, device=weight.device)}
         return State(self.owner, {"memory": memory, **fresh}, fresh)

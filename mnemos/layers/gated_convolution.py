@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mnemos.errors import expect
-from mnemos.layers.base import Layer, LayerDeclaration
+from mnemos.layers.base import Layer, LayerDeclaration, computed_in
 from mnemos.layers.convolution import ShortConvolution
 from mnemos.lowering.plan import readable
 from mnemos.state import State
@@ -51,9 +51,7 @@ class GatedConvolutionLayer(Layer):
 
     def fresh_state(self) -> State:
         weight = self.out.weight
-        dtype = weight.dtype
-        if torch.is_autocast_enabled(weight.device.type):
-            dtype = torch.get_autocast_dtype(weight.device.type)
+        dtype = computed_in(weight)
         fresh = {"conv": torch.zeros(1, self.spec.size - 1, self.inner, dtype=dtype, device=weight.device)}
         return State(self.owner, fresh, fresh)
 

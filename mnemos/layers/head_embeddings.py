@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mnemos.errors import expect, expect_kind
-from mnemos.layers.base import Layer, LayerDeclaration, check_width
+from mnemos.layers.base import Layer, LayerDeclaration, check_width, computed_in
 from mnemos.lowering import run_rows
 from mnemos.memory import Append, Everything, KVMemory, Retain, Softmax
 from mnemos.state import State
@@ -71,9 +71,7 @@ class HeadEmbeddingsLayer(Layer):
 
     def fresh_state(self) -> State:
         weight, size = self.out.weight, self.width // self.heads
-        dtype = weight.dtype
-        if torch.is_autocast_enabled(weight.device.type):
-            dtype = torch.get_autocast_dtype(weight.device.type)
+        dtype = computed_in(weight)
         memory = self.memory.init(1, 1, size, size, None, self.memory.state_dtype(dtype), weight.device)
         return State(self.owner, {"memory": memory})
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mnemos.errors import expect
-from mnemos.layers.base import Layer, LayerDeclaration, check_width
+from mnemos.layers.base import Layer, LayerDeclaration, check_width, computed_in
 from mnemos.layers.coupled_decays import EMPTY, prefix_softmax
 from mnemos.lowering import run_rows
 from mnemos.memory import GD, AnyMemory, Decay, Dot, Hopfield, KVMemory, Matrix, Memory
@@ -75,9 +75,7 @@ class HopfieldPoolingLayer(Layer):
 
     def fresh_state(self) -> State:
         weight = self.out.weight
-        dtype = weight.dtype
-        if torch.is_autocast_enabled(weight.device.type):
-            dtype = torch.get_autocast_dtype(weight.device.type)
+        dtype = computed_in(weight)
         dtype = self.memory.state_dtype(dtype)
         memory = self.memory.init(1, *self.memory_sizes, None, dtype, weight.device)
         if self.spec.steps:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mnemos.errors import expect, expect_kind
-from mnemos.layers.base import Layer, LayerDeclaration, check_width
+from mnemos.layers.base import Layer, LayerDeclaration, check_width, computed_in
 from mnemos.layers.convolution import ShortConvolution
 from mnemos.lowering import run_rows
 from mnemos.memory import L2, Implicit, Keep, Matrix, Memory
@@ -81,9 +81,7 @@ class LonghornLayer(Layer):
 
     def fresh_state(self) -> State:
         weight = self.out.weight
-        dtype = weight.dtype
-        if torch.is_autocast_enabled(weight.device.type):
-            dtype = torch.get_autocast_dtype(weight.device.type)
+        dtype = computed_in(weight)
         state_dtype = self.memory.state_dtype(dtype)
         memory = self.memory.init(1, 1, self.spec.state_dim, self.inner, None, state_dtype, weight.device)
         fresh = {"conv": torch.zeros(1, self.spec.conv - 1, self.inner, dtype=dtype, device=weight.device)}

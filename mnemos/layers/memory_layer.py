@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mnemos.errors import InvalidType, expect, expect_kind
-from mnemos.layers.base import Layer, LayerDeclaration, check_width
+from mnemos.layers.base import Layer, LayerDeclaration, check_width, computed_in
 from mnemos.layers.controls import ControlRule, default_rule
 from mnemos.layers.convolution import ShortConvolution
 from mnemos.layers.features import FeatureMap
@@ -188,9 +188,7 @@ class MemoryLayer(Layer):
     def fresh_recall(self, initial: Mapping[str, Tensor]) -> State:
         """`fresh_state` for other initial weights than the layer's own."""
         weight = self.out.weight
-        dtype = weight.dtype
-        if torch.is_autocast_enabled(weight.device.type):
-            dtype = torch.get_autocast_dtype(weight.device.type)
+        dtype = computed_in(weight)
         memory = self.memory.init(
             1,
             self.kv_heads,

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mnemos.errors import expect
-from mnemos.layers.base import Layer, LayerDeclaration, check_width
+from mnemos.layers.base import Layer, LayerDeclaration, check_width, computed_in
 from mnemos.layers.leaky_keys import FASTER, LeakyKeys
 from mnemos.lowering.plan import readable
 from mnemos.state import State
@@ -59,9 +59,7 @@ class PersistentMemoryLayer(Layer):
 
     def rows(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
         q, key_memory = self.keys(x, state.child("key_memory"), lengths)
-        dtype = x.dtype
-        if torch.is_autocast_enabled(x.device.type):
-            dtype = torch.get_autocast_dtype(x.device.type)
+        dtype = computed_in(x)
         with torch.autocast(x.device.type, enabled=False):
             asked = q.to(dtype).flatten(0, 1).transpose(0, 1)  # (H, B T, K): all tokens ask the same bank
             keys, values = (p.to(dtype)[None] for p in (self.bank_keys, self.bank_values))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mnemos.errors import expect
-from mnemos.layers.base import Layer, LayerDeclaration, check_width
+from mnemos.layers.base import Layer, LayerDeclaration, check_width, computed_in
 from mnemos.lowering.plan import readable
 from mnemos.memory.rotary import rotate
 from mnemos.state import State
@@ -79,9 +79,7 @@ class RecurrentChunksLayer(Layer):
 
     def fresh_state(self) -> State:
         weight = self.out.weight
-        dtype = weight.dtype
-        if torch.is_autocast_enabled(weight.device.type):
-            dtype = torch.get_autocast_dtype(weight.device.type)
+        dtype = computed_in(weight)
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         empty = torch.zeros(1, 0, self.heads, self.head_dim, dtype=dtype, device=weight.device)
         fresh = {

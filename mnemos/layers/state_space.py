@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mnemos.errors import InvalidType, expect
-from mnemos.layers.base import Layer, LayerDeclaration, check_width
+from mnemos.layers.base import Layer, LayerDeclaration, check_width, computed_in
 from mnemos.layers.controls import default_rule
 from mnemos.layers.convolution import ShortConvolution
 from mnemos.layers.norm import RMSNorm
@@ -108,9 +108,7 @@ class StateSpaceLayer(Layer):
 
     def fresh_state(self) -> State:
         weight = self.out.weight
-        dtype = weight.dtype
-        if torch.is_autocast_enabled(weight.device.type):
-            dtype = torch.get_autocast_dtype(weight.device.type)
+        dtype = computed_in(weight)
         state_dtype = self.memory.state_dtype(dtype)
         memory = self.memory.init(1, self.heads, self.spec.state_dim, self.value_dim, None, state_dtype, weight.device)
         fresh = {"conv": torch.zeros(1, self.spec.conv - 1, self.parts[1], dtype=dtype, device=weight.device)}

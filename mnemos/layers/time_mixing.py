@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mnemos.errors import expect
-from mnemos.layers.base import Layer, LayerDeclaration, check_width
+from mnemos.layers.base import Layer, LayerDeclaration, check_width, computed_in
 from mnemos.lowering import run_rows
 from mnemos.memory import DPLR, GD, Dot, Matrix, Memory
 from mnemos.state import State
@@ -78,9 +78,7 @@ class TimeMixingLayer(Layer):
 
     def fresh_state(self) -> State:
         weight = self.out.weight
-        dtype, size = weight.dtype, self.width // self.heads
-        if torch.is_autocast_enabled(weight.device.type):
-            dtype = torch.get_autocast_dtype(weight.device.type)
+        dtype, size = computed_in(weight), self.width // self.heads
         wide = self.memory.state_dtype(dtype)
         memory = self.memory.init(1, self.heads, size, size, None, wide, weight.device)
         last = torch.zeros(1, 1, self.width, dtype=dtype, device=weight.device)

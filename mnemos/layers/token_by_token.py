@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mnemos.errors import expect
-from mnemos.layers.base import Layer
+from mnemos.layers.base import Layer, computed_in
 from mnemos.lowering.plan import readable
 from mnemos.state import State
 
@@ -27,10 +27,7 @@ class TokenByToken(Layer):
     @property
     def dtype(self) -> torch.dtype:
         """The precision of activations."""
-        weight = next(self.parameters())
-        if torch.is_autocast_enabled(weight.device.type):
-            return torch.get_autocast_dtype(weight.device.type)
-        return weight.dtype
+        return computed_in(next(self.parameters()))
 
     @property
     def wide(self) -> torch.dtype:

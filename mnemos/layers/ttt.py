@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mnemos.errors import expect, expect_kind
-from mnemos.layers.base import Layer, LayerDeclaration, check_width
+from mnemos.layers.base import Layer, LayerDeclaration, check_width, computed_in
 from mnemos.layers.convolution import ShortConvolution
 from mnemos.lowering import run_rows
 from mnemos.memory import AffineL2, Keep, Memory, MiniBatch, NormedMLP
@@ -89,9 +89,7 @@ class TTTLayer(Layer):
 
     def fresh_state(self) -> State:
         weight = self.out.weight
-        dtype = weight.dtype
-        if torch.is_autocast_enabled(weight.device.type):
-            dtype = torch.get_autocast_dtype(weight.device.type)
+        dtype = computed_in(weight)
         sizes = (self.heads, self.head_dim, self.head_dim)
         memory = self.memory.init(1, *sizes, dict(self.initial.items()), self.memory.state_dtype(dtype), weight.device)
         fresh = {
