@@ -14,6 +14,8 @@ COMMANDS = {
     "train": "train a language model on a text, or go on with an interrupted run",
     "generate": "let a trained model continue a text, and keep what its memory holds",
     "evaluate": "measure a trained model: bits per byte, beyond the training length, along a long stream",
+    "compare": "train systems on tasks at equal size, and show what each remembers",
+    "tasks": "list the tasks that memories are compared on",
     "capacity": "measure how many associations memories hold before they mix them up",
     "zoo": "list the published systems",
     "explain": "say how a system would run, and what it would cost",

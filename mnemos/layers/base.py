@@ -139,7 +139,7 @@ class Layer(nn.Module):
 def computed_in(tensor: Tensor) -> torch.dtype:
     """The dtype of a layer's computation with this weight or input: its own, or autocast's where that is on."""
     device = tensor.device.type
-    if device != "meta" and torch.is_autocast_enabled(device):
+    if torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return tensor.dtype
 

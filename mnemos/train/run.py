@@ -64,7 +64,7 @@ def start_run(config: TrainConfig) -> None:
     if not (run / CONFIG).is_file():
         replace_text(run / CONFIG, config.to_json() + "\n")
     if not (run / ENVIRONMENT).is_file():
-        replace_text(run / ENVIRONMENT, json.dumps(_environment(), indent=2) + "\n")
+        replace_text(run / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
 
 
 @contextmanager
@@ -134,7 +134,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _environment() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -1,0 +1,19 @@
+"""`mnemos tasks`."""
+
+from __future__ import annotations
+
+from mnemos.tasks import entries
+
+
+def command() -> None:
+    """List the tasks: what is asked, the knobs, and where they come from.
+
+    For example:
+
+      mnemos tasks
+    """
+    for entry in entries().values():
+        knobs = ", ".join(f"{name}={value}" for name, value in entry.knobs.items())
+        print(f"{entry.name}\n  {entry.summary}\n  {knobs}\n  source: {entry.source}")
+        for difference in entry.differences:
+            print(f"  differs: {difference}")
