@@ -38,21 +38,19 @@ def _grows(model: mn.LanguageModel) -> bool:
 
 
 def with_parameters(spec: mn.ModelSpec, count: int, tolerance: float = 0.02) -> mn.ModelSpec:
-    """The same model with so many parameters: its feed-forward layers make up the difference.
+    """The same model with so many parameters, or as near as its feed-forward layers come: they make up the difference,
+    in steps of 8 hidden channels.
 
-    Raises InvalidValue where no width of theirs comes within `tolerance`.
+    Raises InvalidValue where it has more than that, by `tolerance`, even with the narrowest of them.
     """
     smallest, next_one = (spec.replace(ffn=hidden / spec.width) for hidden in (8, 16))
     least, step = parameters(smallest), parameters(next_one) - parameters(smallest)
-    hidden = 8 + 8 * max(0, round((count - least) / step))
-    found = spec.replace(ffn=hidden / spec.width)
-    has = parameters(found)
-    if abs(has - count) > tolerance * count:
+    if least > count * (1 + tolerance):
         raise InvalidValue(
-            f"no feed-forward layers give {spec.kept} the {count:,} parameters asked for, to {tolerance:.0%}; the "
-            f"nearest have {has:,}. Choose another width or depth."
+            f"a model that keeps {spec.kept} has {least:,} parameters with the narrowest feed-forward layers, more than "
+            f"the {count:,} asked for. Choose another width or depth, or a larger system as the measure."
         )
-    return found
+    return spec.replace(ffn=(8 + 8 * max(0, round((count - least) / step))) / spec.width)
 
 
 def with_state(spec: mn.ModelSpec, wanted: int, tolerance: float = 0.1) -> mn.ModelSpec:

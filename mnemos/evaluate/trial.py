@@ -17,7 +17,7 @@ from mnemos.evaluate.estimate import Estimate, estimate
 from mnemos.evaluate.result import Result
 from mnemos.layers import balanced, followed
 from mnemos.models import VectorModel
-from mnemos.tasks import Batch, Task, TokenTask, VectorTask
+from mnemos.tasks import Batch, Task, TokenTask, VectorTask, entries
 from mnemos.train import Optimiser
 from mnemos.train.loop import make_optimizer
 
@@ -115,6 +115,7 @@ def run_trial(trial: Trial) -> Outcome:
 
     Raises InvalidValue for tasks that no model can have together, before anything is computed.
     """
+    entries()  # a process of its own knows no kind of task before
     learn, ask = ([mn.from_json(text) for text in texts] for texts in (trial.learn, trial.ask))
     _refuse_mixed([*learn, *ask])
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -5,7 +5,7 @@ import pytest
 from mnemos.cli import main
 from mnemos.tasks import entries
 
-SIZE = ["--width=16", "--depth=1", "--batch=2"]
+SIZE = ["--width=32", "--depth=1", "--batch=2"]
 SMALL = [*SIZE, "--steps=2", "--seeds=2", "--rates", "1e-3", "--questions=8", "--workers=1"]
 
 

@@ -123,11 +123,13 @@ def test_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
     with pytest.raises(RunError, match=r"holds other files \(notes.txt\) and no sweep"):
-        run_trials([trial()], tmp_path)
+        run_trials([trial()], folder)
     with pytest.raises(RunError, match="is a file"):
-        run_trials([trial()], tmp_path / "notes.txt")
+        run_trials([trial()], folder / "notes.txt")
 
 
 def test_a_folder_of_another_version_is_refused(tmp_path: Path) -> None:
@@ -144,7 +146,7 @@ def test_a_damaged_trial_is_named(tmp_path: Path) -> None:
         run_trials([trial()], tmp_path / "s")
 
 
-SETTING = Setting(width=16, depth=1, steps=3, batch=4, rates=(1e-3, 1e-2), seeds=2, lengths=(1, 2), questions=20)
+SETTING = Setting(width=32, depth=1, steps=3, batch=4, rates=(1e-3, 1e-2), seeds=2, lengths=(1, 2), questions=20)
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +158,8 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
 
 def test_all_systems_have_the_size_of_the_first(compared: Compared) -> None:
     first, second, growing = compared.curves
-    assert first.parameters == pytest.approx(second.parameters, rel=0.02)
-    assert first.parameters == pytest.approx(growing.parameters, rel=0.02)
+    assert first.parameters == pytest.approx(second.parameters, rel=0.03)
+    assert first.parameters == pytest.approx(growing.parameters, rel=0.03)
     assert first.state_bytes == pytest.approx(second.state_bytes, rel=0.1)
     assert growing.state_grows and not first.state_grows
 

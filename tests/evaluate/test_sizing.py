@@ -17,7 +17,7 @@ def small(name: str) -> mn.ModelSpec:
 )
 def test_a_system_gets_the_state_asked_for(name: str) -> None:
     spec = small(name)
-    wanted = state_bytes(small("gated_deltanet"))
+    wanted = round(0.4 * state_bytes(spec))
     found = with_state(spec, wanted)
     assert abs(mn.LanguageModel(found).init_state(1).nbytes / wanted - 1) <= 0.1
     assert found.width == spec.width and found.depth == spec.depth
@@ -33,7 +33,8 @@ def test_a_window_is_scaled_and_a_convolution_is_not() -> None:
 def test_feed_forward_layers_make_up_for_missing_parameters() -> None:
     wanted = parameters(small("gated_deltanet"))
     found = with_parameters(small("linear_attention"), wanted)
-    assert abs(mn.LanguageModel(found).parameters_count() / wanted - 1) <= 0.02
+    step = 2 * 3 * 32 * 8  # two layers of three matrices, 8 channels wider
+    assert abs(mn.LanguageModel(found).parameters_count() - wanted) <= step / 2
     assert found.ffn > small("linear_attention").ffn
 
 
@@ -55,5 +56,5 @@ def test_sizes_that_cannot_be(name: str, wanted: int, message: str) -> None:
 
 
 def test_parameters_that_cannot_be() -> None:
-    with pytest.raises(InvalidValue, match=r"no feed-forward layers give .* the 1,000 parameters asked for"):
+    with pytest.raises(InvalidValue, match="with the narrowest feed-forward layers, more than the 1,000 asked for"):
         with_parameters(small("gated_deltanet"), 1000)
