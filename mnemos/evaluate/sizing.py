@@ -47,8 +47,8 @@ def with_parameters(spec: mn.ModelSpec, count: int, tolerance: float = 0.02) -> 
     least, step = parameters(smallest), parameters(next_one) - parameters(smallest)
     if least > count * (1 + tolerance):
         raise InvalidValue(
-            f"a model that keeps {spec.kept} has {least:,} parameters with the narrowest feed-forward layers, more than "
-            f"the {count:,} asked for. Choose another width or depth, or a larger system as the measure."
+            f"a model that keeps {spec.kept} has {least:,} parameters with the narrowest feed-forward layers, more "
+            f"than the {count:,} asked for. Choose another width or depth, or a larger system as the measure."
         )
     return spec.replace(ffn=(8 + 8 * max(0, round((count - least) / step))) / spec.width)
 
