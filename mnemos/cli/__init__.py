@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "measure a trained model: bits per byte, beyond the training length, along a long stream",
     "compare": "train systems on tasks at equal size, and show what each remembers",
     "tasks": "list the tasks that memories are compared on",
+    "claims": "check what papers say, and read what was found",
     "capacity": "measure how many associations memories hold before they mix them up",
     "zoo": "list the published systems",
     "explain": "say how a system would run, and what it would cost",

@@ -229,7 +229,7 @@ def _best(
 ) -> Curve:
     """The curve at the learning rate that is best on the questions kept for choosing."""
     sign = 1 if asked[0].better == "higher" else -1
-    rate = max(by_rate, key=lambda r: sign * fmean(o.answers[0].chosen_by for o in by_rate[r]))
+    rate = max(by_rate, key=lambda r: sign * fmean(o.answers[0].chosen_by or 0.0 for o in by_rate[r]))
     outcomes = by_rate[rate]
     return Curve(
         system=system,

@@ -7,14 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnemos.evaluate.compare import Compared, Curve
-from mnemos.evaluate.pictures import COLOURS, style
+from mnemos.evaluate.pictures import COLOURS, FAMILIES, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-FAMILIES = (
-    COLOURS["first"], COLOURS["second"], "#2e8b57", "#8e44ad", "#b8860b", "#c2185b", "#00838f", "#5d4037", "#6d737d",
-)  # fmt: skip
 
 
 def draw(compared: Compared, folder: Path) -> list[Path]:

@@ -20,6 +20,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = {"ink": "#24272d", "soft": "#6d737d", "line": "#e3e4e1", "first": "#2f5bd7", "second": "#c9621b"}
+FAMILIES = (
+    COLOURS["first"],
+    COLOURS["second"],
+    "#2e8b57",
+    "#8e44ad",
+    "#b8860b",
+    "#c2185b",
+    "#00838f",
+    "#5d4037",
+    COLOURS["soft"],
+)
+"""Colours of as many things as there may be in one picture."""
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mnemos",

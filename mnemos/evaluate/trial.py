@@ -48,6 +48,10 @@ class Trial(Result):
     """Decides the first weights and the examples."""
     questions: int = 2000
     """At least so many questions of each task are asked."""
+    asked_as: tuple[str, ...] = ()
+    """Declarations that are asked in the model's place, with the weights that it has learned, such as one with a window
+    or a budget; the model itself if there are none. The answers are those of the first to every task, then of the
+    second."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "questions"):
@@ -73,11 +77,12 @@ class Part(Result):
 
 @dataclass(frozen=True)
 class Answers(Result):
-    """What a model answered to one task: its mean score over sequences, on questions of its own for choosing and for
-    judging, and the score by each fact of the task, and by the place in the sequence."""
+    """What a model answered to one task: its mean score over sequences, and the score by each fact of the task and by
+    the place in the sequence. chosen_by: the mean score on questions of their own, for choosing a learning rate; None
+    for all but the first task."""
 
     task: str
-    chosen_by: float
+    chosen_by: float | None
     score: Estimate
     by: dict[str, tuple[Part, ...]]
 
@@ -86,9 +91,9 @@ class Answers(Result):
 class Outcome(Result):
     """What a trial measured.
 
-    state_bytes: of one sequence, at the end of each task's sequences. losses: (step, mean loss since the last one).
-    tokens_per_second: in training; stream_per_token: seconds of one token, read one by one. stopped: why it ended
-    early, or None.
+    answers, state_bytes: for each declaration that is asked and each task; the bytes are of one sequence, at its end.
+    losses: (step, mean loss since the last one). tokens_per_second: in training; stream_per_token: seconds of one
+    token, read one by one. stopped: why it ended early, or None.
     """
 
     answers: tuple[Answers, ...]
@@ -122,15 +127,32 @@ def run_trial(trial: Trial) -> Outcome:
     with torch.random.fork_rng():
         torch.manual_seed(trial.seed)
         model = model_for(learn[0], mn.from_json(trial.model)).to(device)
+        asked = _others(model, [model_for(learn[0], mn.from_json(text)) for text in trial.asked_as])
         began = time.perf_counter()
         losses, tokens, stopped = _learn(model, learn, trial, device)
         seconds = time.perf_counter() - began
-        model.eval()
-        answers = tuple(_asked(model, task, trial, device) for task in ask)
-        sizes = tuple(model.state_bytes(task.length) for task in ask)  # pyright: ignore[reportCallIssue]
-        stream = _stream_per_token(model, learn[0], device)
+        for other in asked:
+            other.load_state_dict(model.state_dict())
+            other.to(device).eval()
+        answers = tuple(_asked(other, t, i == 0, trial, device) for other in asked for i, t in enumerate(ask))
+        sizes = tuple(other.state_bytes(task.length) for other in asked for task in ask)  # pyright: ignore
+        stream = _stream_per_token(asked[0], learn[0], device)
     count = sum(p.numel() for p in model.parameters())
     return Outcome(answers, count, sizes, losses, seconds, tokens / seconds, stream, stopped)
+
+
+def _others(model: nn.Module, others: list[nn.Module]) -> list[nn.Module]:
+    """The models that are asked. Raises InvalidValue where one cannot have the weights of the one that learns."""
+    shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    for other in others:
+        own = {name: tuple(weight.shape) for name, weight in other.state_dict().items()}
+        different = sorted(name for name in shapes.keys() | own.keys() if shapes.get(name) != own.get(name))
+        expect(
+            not different,
+            f"asked_as= takes declarations with the weights of the model; {different[:1]} differs. Change only what is "
+            "kept and read, not the layers around it.",
+        )
+    return others or [model]
 
 
 def _refuse_mixed(tasks: list[Task]) -> None:
@@ -172,11 +194,11 @@ def _learn(
 
 
 @torch.no_grad()
-def _asked(model: nn.Module, task: Task, trial: Trial, device: str) -> Answers:
-    choosing = _scores(model, task, trial, CHOOSING, device)[0]
+def _asked(model: nn.Module, task: Task, first: bool, trial: Trial, device: str) -> Answers:
+    choosing = float(_scores(model, task, trial, CHOOSING, device)[0].mean()) if first else None
     rows, scores, facts = _scores(model, task, trial, ASKING, device)
     by = {name: _parts(values, scores) for name, values in facts.items()}
-    return Answers(task.to_json(), float(choosing.mean()), estimate(rows), by)
+    return Answers(task.to_json(), choosing, estimate(rows), by)
 
 
 def _scores(

@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnemos.errors import RunError
-from mnemos.evaluate.pictures import COLOURS, style
+from mnemos.evaluate.pictures import COLOURS, FAMILIES, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from mnemos.inspect.capacity import Capacity
-
-FAMILIES = (COLOURS["first"], COLOURS["second"], "#2e8b57", "#8e44ad", "#b8860b", "#c2185b", "#00838f", "#6d737d")
 
 
 def draw(result: Capacity, path: Path) -> Path:

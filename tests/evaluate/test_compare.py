@@ -77,6 +77,22 @@ def test_tasks_of_different_vocabularies_are_refused() -> None:
         run_trial(Trial(trial().model, trial().learn, (make("mqar:tokens=64").to_json(),)))
 
 
+def test_others_are_asked_with_the_weights_that_one_has_learned() -> None:
+    full = mn.LayerSpec(mn.KVMemory(), conv=3)
+    short = full.replace(memory=mn.KVMemory(retain=mn.Window(1)))
+    whole = full.replace(memory=mn.KVMemory(retain=mn.Window(12)))
+    specs = [mn.ModelSpec((layer,), width=16, depth=1, heads=2) for layer in (full, short, whole)]
+    learned = {"model": specs[0].to_json(), "steps": 150, "batch": 32, "questions": 200}
+    given = learned | {"optimiser": Optimiser(rate=1e-2, weight_decay=0.01)}
+    task = (make(EASY).to_json(),)
+    outcome = run_trial(Trial(learn=task, ask=task, asked_as=tuple(s.to_json() for s in specs), **given))
+    itself, blind, same = (answers.score.mean for answers in outcome.answers)
+    assert itself == same and itself > blind + 0.2
+    assert run_trial(Trial(learn=task, ask=task, **given)).answers[0] == outcome.answers[0]
+    with pytest.raises(InvalidValue, match=r"differs\. Change only what is kept and read"):
+        run_trial(Trial(learn=task, ask=task, asked_as=(trial().model,), **given))
+
+
 def test_scores_by_a_fact_cover_all_questions() -> None:
     answers = run_trial(trial(questions=300)).answers[0]
     assert set(answers.by) == {"gap", "pair", "place"}

@@ -1,0 +1,195 @@
+"""Recall far beyond the training length: memories that find what they need, beside a context that is cut off.
+
+    python benchmarks/recall_by_length.py                  # 5 seeds; about half an hour on two cores
+    python benchmarks/recall_by_length.py --seeds 2 --steps 300
+
+Associative recall (`mqar`): pairs at the beginning, blanks, and questions spread evenly over the whole sequence. Small
+models (two layers, no positions, a convolution of four tokens before each memory) learn it at
+64 tokens and are asked at 64 to 1,024. They read alike many entries: a window of 64 (the truncated context), Landmark
+attention the 4 blocks of 16 that its landmarks point at and its own, HCAM 4 chunks of 16, EM-LLM a window of 32 and 32
+retrieved ones, with the weights of the model that attends to everything. That model itself is the upper end.
+Trials are kept in `--runs`; started again, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import mnemos as mn
+from mnemos.claims.base import over_seeds
+from mnemos.evaluate.pictures import COLOURS, FAMILIES, style
+from mnemos.evaluate.sweep import run_trials
+from mnemos.evaluate.trial import Trial
+from mnemos.layers import ChunkRecall, LayerSpec
+from mnemos.memory import EpisodicMemory, Landmark, Recall, Representatives, Surprise
+from mnemos.tasks import Batch, Task, TokenTask, make
+from mnemos.tasks.registry import task
+from mnemos.train import Optimiser
+from mnemos.train.files import replace_text
+from mnemos.train.run import environment
+
+LENGTH, FACTORS, WIDTH, DEPTH, HEADS, CONV, BLOCK = 64, (1, 2, 4, 8, 16), 64, 2, 2, 4, 16
+TASK = make("mqar:pairs=6,tokens=32,nearness=1,filler=blank", length=LENGTH)
+EVERYTHING = LayerSpec(mn.KVMemory(), conv=CONV)
+
+
+@task("landmarked_recall", source="arXiv 2305.16300, section 3.1: a landmark token after every block")
+@dataclass(frozen=True)
+class Landmarked(TokenTask):
+    """Another task with a landmark, a token of its own, after every `block` - 1 of its tokens.
+
+    inner: the task, as JSON. block: tokens of a block, its landmark included.
+    """
+
+    inner: str = field(default_factory=TASK.to_json)
+    block: int = BLOCK
+
+    @property
+    def task(self) -> TokenTask:
+        made: Task = mn.from_json(self.inner)
+        assert isinstance(made, TokenTask)
+        return made.at_length(self.length)
+
+    @property
+    def vocabulary(self) -> int:
+        return self.task.vocabulary + 1
+
+    @property
+    def chance(self) -> float:
+        return self.task.chance
+
+    @property
+    def places(self) -> Tensor:
+        """Where the inner task's tokens stand among the landmarks."""
+        number = torch.arange(self.length)
+        return number + number // (self.block - 1)
+
+    def draw(self, rows: int, random: np.random.Generator) -> Batch:
+        batch = self.task.draw(rows, random)
+        return Batch(
+            self._spread(batch.inputs, self.vocabulary - 1),
+            self._spread(batch.targets, 0),
+            self._spread(batch.asked, False),
+            {name: self._spread(fact, 0) for name, fact in batch.facts.items()},
+        )
+
+    def solve(self, inputs: Tensor) -> Tensor:
+        inner = self.task.solve(inputs[:, self.places])
+        found = inner.new_zeros(*inputs.shape, self.vocabulary)
+        found[:, self.places, :-1] = inner
+        return found
+
+    def _spread(self, x: Tensor, between: float) -> Tensor:
+        wide = x.new_full((len(x), int(self.places[-1]) + 1), between)
+        wide[:, self.places] = x
+        return wide
+
+
+def model(*layers: Any) -> str:
+    return mn.ModelSpec(layers, width=WIDTH, depth=DEPTH, heads=HEADS).to_json()
+
+
+def landmarks(top: int | None) -> str:
+    return model(EVERYTHING.replace(memory=mn.KVMemory(read=Landmark(BLOCK - 1, top))))
+
+
+def trials(seed: int, steps: int, rate: float) -> dict[str, Trial]:
+    """One a training run; which systems it gives is said by SYSTEMS."""
+    shared = {"steps": steps, "batch": 32, "seed": seed, "questions": 300}
+    optimiser = Optimiser(rate=rate, weight_decay=0.01)
+    plain = {"learn": (TASK.to_json(),), "ask": tuple(TASK.at_length(LENGTH * f).to_json() for f in FACTORS)}
+    with_landmarks = {
+        "learn": (Landmarked(LENGTH).to_json(),),
+        "ask": tuple(Landmarked(LENGTH * f).to_json() for f in FACTORS),
+    }
+    window = EVERYTHING.replace(memory=mn.KVMemory(retain=mn.Window(LENGTH)))
+    episodes = EpisodicMemory(Surprise(1.0), Representatives(4), Recall(24, 8, "tokens"), window=32, sinks=4)
+    return {
+        "everything": Trial(
+            model(EVERYTHING), asked_as=(model(EVERYTHING), model(EVERYTHING.replace(memory=episodes)), model(window)),
+            optimiser=optimiser, **plain, **shared,
+        ),
+        "landmarks": Trial(landmarks(None), asked_as=(landmarks(4),), optimiser=optimiser, **with_landmarks, **shared),
+        "hcam": Trial(
+            model(EVERYTHING.replace(memory=mn.KVMemory(retain=mn.Window(BLOCK))), ChunkRecall(BLOCK, 4, None)),
+            optimiser=optimiser, **plain, **shared,
+        ),
+    }  # fmt: skip
+
+
+SYSTEMS = (
+    ("full attention", "everything", 0),
+    ("Landmark, 4 blocks of 16", "landmarks", 0),
+    ("HCAM, 4 chunks of 16", "hcam", 0),
+    ("EM-LLM, window 32 and 32 found", "everything", 1),
+    ("truncated to 64 tokens", "everything", 2),
+)
+"""Name, training run, and which of the declarations asked there."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5, help="repetitions (default 5)")
+    parser.add_argument("--steps", type=int, default=800, help="of training, each (default 800)")
+    parser.add_argument("--rate", type=float, default=4e-3, help="highest learning rate (default 4e-3)")
+    parser.add_argument("--workers", type=int, default=0, help="processes; 0 for one a core (default)")
+    parser.add_argument("--runs", type=Path, default=Path("runs/recall_by_length"), help="folder of the trials")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/recall_by_length.json"))
+    given = parser.parse_args()
+    wanted = {(name, s): t for s in range(given.seeds) for name, t in trials(s, given.steps, given.rate).items()}
+    found = run_trials(list(wanted.values()), given.runs, workers=given.workers)
+    rows = {}
+    for name, run, which in SYSTEMS:
+        outcomes = [found[wanted[run, seed].key] for seed in range(given.seeds)]
+        answers = [o.answers[len(FACTORS) * which : len(FACTORS) * (which + 1)] for o in outcomes]
+        rows[name] = [[answer.score.mean for answer in of_seed] for of_seed in answers]
+    record = {
+        "date": date.today().isoformat(),
+        "machine": environment(),
+        "seeds": given.seeds,
+        "steps": given.steps,
+        "lengths": [LENGTH * factor for factor in FACTORS],
+        "chance": TASK.chance,
+        "recall": rows,
+    }
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(given.out, json.dumps(record, indent=1) + "\n")
+    print("| recall at | " + " | ".join(f"{n:,}" for n in record["lengths"]) + " |")
+    print("| --- |" + " ---: |" * len(FACTORS))
+    for name, scores in rows.items():
+        print(f"| {name} | " + " | ".join(str(over_seeds(column)) for column in zip(*scores, strict=True)) + " |")
+    draw(record, given.out.with_suffix(".png"))
+    print(f"written to {given.out} and {given.out.with_suffix('.png')}")
+
+
+def draw(record: dict[str, Any], path: Path) -> None:
+    with style():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6.4, 4.2), layout="constrained", facecolor="white")
+        axes = figure.add_subplot()
+        for colour, (name, scores) in zip(FAMILIES, record["recall"].items(), strict=False):
+            each = [over_seeds(column) for column in zip(*scores, strict=True)]
+            axes.fill_between(
+                record["lengths"], [e.low for e in each], [e.high for e in each], color=colour, alpha=0.16
+            )
+            axes.plot(record["lengths"], [e.mean for e in each], color=colour, marker="o", markersize=4, label=name)
+        axes.axhline(record["chance"], color=COLOURS["soft"], linewidth=1, linestyle=(0, (4, 3)))
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(record["lengths"], [f"{n:,}" for n in record["lengths"]])
+        axes.set(xlabel=f"tokens (trained on {LENGTH})", ylabel="recall", ylim=(-0.02, 1.04))
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+        figure.savefig(path, dpi=140)
+
+
+if __name__ == "__main__":
+    main()
