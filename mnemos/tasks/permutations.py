@@ -34,8 +34,8 @@ class Permutations(TokenTask):
 
         g_1 g_2 ... g_T        asked at every token; the answer is g_1, then g_2, ..., then g_t, as one element
 
-    Each element of the group is one token, 0 the identity; tokens are drawn evenly. Of S5 and A5 the task is complete
-    for NC1, which S3, A4 and the cyclic groups are not.
+    Each element of the group is one token, 0 the identity; tokens are drawn evenly. For S5 and A5, which are not
+    solvable, the task is complete for NC1; for S3, A4 and the cyclic groups it is in TC0.
     group: "S3" all permutations of 3 things, "A5" the even ones of 5, "Z60" the rotations of 60, "A4xZ5" pairs of
     elements, at most 720 elements in all.
     tokens: "elements", any of the group, or "generators": the identity and one or two that make the whole group, for

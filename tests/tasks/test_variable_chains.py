@@ -40,6 +40,7 @@ def test_names_values_and_places_are_drawn_evenly() -> None:
     before = batch.inputs[:, :12]
     assert torch.allclose(torch.bincount(batch.inputs[:, 12:].flatten())[1:] / 24000, torch.tensor(1 / 6), atol=0.01)
     assert torch.allclose(torch.bincount(batch.targets[batch.asked])[7:] / 24000, torch.tensor(1 / 4), atol=0.015)
+    assert torch.allclose(batch.facts["hops"][:, 12:].double().mean(0), torch.tensor(0.5).double(), atol=0.03)
     # four assignments of two tokens and four blanks: 8 over 4 ways, half of them begin with an assignment
     assert abs((before[:, 0] > 0).double().mean() - 0.5) < 0.03
     patterns = Counter(map(tuple, (before > 0).int().tolist()))
