@@ -28,7 +28,7 @@ from mnemos.tasks.registry import task
 class VariableChains(TokenTask):
     """Assignments of values and of variables to variables: what is the value of each?
 
-        x_1 v_1 . . x_2 x_1 . x_3 v_2 ... x_4 x_2 . . ? ...        asked at x after all the assignments
+        x_1 v_1 . . x_2 x_1 . x_3 v_2 ... x_4 x_2 . .  x_2 x_3 x_1 ...        asked at every x of the last part
 
     An assignment is two tokens, a variable and what it is assigned: a value or another variable. Each chain begins with
     a value and goes on with `hops` variables, each assigned the one before. All variables are different ones of
