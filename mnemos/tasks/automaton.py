@@ -43,7 +43,7 @@ class Automaton(TokenTask):
     facts: "steps", the number of symbols so far.
     """
 
-    length: int = 128
+    length: int = 64
     states: int = 4
     symbols: int = 2
     table: Literal["fixed", "given"] = "fixed"

@@ -22,8 +22,8 @@ VARIANTS = (
     "permutations:group=S5,length=80",
     "permutations:group=A5,tokens=generators",
     "permutations:group=A4xZ5,tokens=generators,length=80",
-    "automaton:table=given,moves=any,symbols=3",
-    "automaton:table=given,states=5,length=64",
+    "automaton:table=given,moves=any,symbols=3,length=128",
+    "automaton:table=given,states=5,length=70",
     "variable_chains:order=any,chains=3,hops=4,length=70",
     "random_access:cells=5,indirections=2,writes=0.6,length=80",
 )
