@@ -19,8 +19,8 @@ from mnemos.tasks.registry import task
     source="arXiv 2309.12927, and its code",
     differences=(
         "one output answers for every N, which the question names; there each N has a readout of its own",
-        "bits are fair; in that code their probability is drawn anew for every sequence, which favours even parity",
-        "the number of bits is fixed by `length`; there it is drawn, from N + 2 to 4 N",
+        "bits are fair; in that code their probability is drawn for every sequence, which favours 0 where N is even",
+        "the number of bits is fixed by `length`; there it is drawn, from N + 2 to 4 N + 1",
     ),
 )
 @dataclass(frozen=True)
