@@ -13,10 +13,25 @@ import mnemos as mn
 from mnemos.errors import InvalidValue
 from mnemos.tasks import Batch, Task, TokenTask, VectorTask, entries, make
 
-VARIANTS = ("mqar:pairs=3,tokens=32,length=40,filler=blank,nearness=1",)
+VARIANTS = (
+    "mqar:pairs=3,tokens=32,length=40,filler=blank,nearness=1",
+    "parity:asked=last,length=33",
+    "n_parity:least=5,most=5,length=20",
+    "modular_arithmetic:modulus=4,order=left,length=65",
+    "modular_arithmetic:asked=last,operators=*+,length=33",
+    "permutations:group=S5,length=80",
+    "permutations:group=A5,tokens=generators",
+    "permutations:group=A4xZ5,tokens=generators,length=80",
+    "automaton:table=given,moves=any,symbols=3,length=128",
+    "automaton:table=given,states=5,length=70",
+    "variable_chains:order=any,chains=3,hops=4,length=70",
+    "random_access:cells=5,indirections=2,writes=0.6,length=80",
+)
 """Knobs worth telling apart, beside every task as it is by default."""
 
-LEAKS: dict[str, tuple[str, ...]] = {}
+LEAKS: dict[str, tuple[str, ...]] = {
+    "random_access": ("first token",),  # the first cell, which is the one asked for once in so many times
+}
 """Which looks at single places tell a little about the answers, by the nature of the task (and what its docs say)."""
 
 CASES = (*entries(), *VARIANTS)
