@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mnemos.errors import expect
 from mnemos.tasks.base import UNKNOWN, Batch, TokenTask
+from mnemos.tasks.draws import different
 from mnemos.tasks.registry import task
 
 
@@ -68,8 +69,8 @@ class MultiQueryRecall(TokenTask):
     def draw(self, rows: int, random: np.random.Generator) -> Batch:
         half, context = self.tokens // 2, 2 * self.pairs
         places = (self.length - context) // 2
-        keys = _different(random, rows, half - 1, self.pairs) + 1
-        values = _different(random, rows, half, self.pairs) + half
+        keys = different(random, rows, half - 1, self.pairs) + 1
+        values = different(random, rows, half, self.pairs) + half
         weights = np.arange(1, places + 1) ** (self.nearness - 1.0)
         # the largest of log-weights with Gumbel noise are a draw without replacement
         noisy = np.log(weights) + random.gumbel(size=(rows, places))
@@ -93,8 +94,3 @@ class MultiQueryRecall(TokenTask):
         found = torch.where(same.any(-1), values.gather(1, same.int().argmax(-1)), UNKNOWN)
         found[:, :context] = UNKNOWN
         return self.answers(found)
-
-
-def _different(random: np.random.Generator, rows: int, below: int, number: int) -> np.ndarray:
-    """Numbers from [0, below), all different within a row: (rows, number)."""
-    return np.argsort(random.random((rows, below)), axis=1)[:, :number]

@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import shutil
-import sysconfig
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from mnemos.errors import DataError
+from mnemos.tasks.text import decode, list_files, nothing_left, read_file
 from mnemos.train.tokenizer import Tokenizer
 
 FORMAT = 1
@@ -89,7 +89,7 @@ def open_corpus(source: str, tokenizer: Tokenizer, *, progress: bool = True) -> 
     Python's standard library). Raises DataError if the source is missing, cannot be read, is no UTF-8 text or
     holds no text.
     """
-    files = _list_files(source)
+    files = list_files(source)
     fingerprint = _fingerprint(files, source)
     place = _place(source, tokenizer)
     folder = place / fingerprint
@@ -122,34 +122,6 @@ def _place(source: str, tokenizer: Tokenizer) -> Path:
     where = source if source == "stdlib" else str(Path(source).resolve())
     key = hashlib.sha256(f"{where}\0{tokenizer.fingerprint}".encode()).hexdigest()[:16]
     return cache_folder() / f"{Path(where).stem or 'root'}-{key}"
-
-
-def _list_files(source: str) -> list[tuple[str, Path]]:
-    """(name, path) of every file, in the order of the names; the names do not depend on where the source
-    lies.
-    """
-    if source == "stdlib":
-        return _standard_library()
-    path = Path(source)
-    if path.is_file():
-        return [(path.name, path)]
-    if not path.is_dir():
-        raise DataError(f"there is no data at {source}. Give a text file, a folder of text files, or the word stdlib.")
-    found = [(p.relative_to(path).as_posix(), p) for p in path.rglob("*") if p.is_file()]
-    found = [(name, p) for name, p in found if not any(part.startswith(".") for part in name.split("/"))]
-    if not found:
-        raise DataError(f"the folder {source} holds no files. Give a folder with text files in it.")
-    return sorted(found)
-
-
-def _standard_library() -> list[tuple[str, Path]]:
-    root = Path(sysconfig.get_path("stdlib"))
-    left_out = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
-    found = [(p.relative_to(root).as_posix(), p) for p in root.rglob("*.py")]
-    found = [(name, p) for name, p in found if not left_out & set(name.split("/"))]
-    if not found:
-        raise DataError(f"this Python keeps no library sources in {root}. Give a text file or a folder instead.")
-    return sorted(found)
 
 
 def _fingerprint(files: list[tuple[str, Path]], source: str) -> str:
@@ -221,9 +193,9 @@ def _write(
         for group in (to_learn, to_hold_out):
             split = tokens
             for _, path in group:
-                data = _read(path)
+                data = read_file(path)
                 bar.update(len(data))
-                text = _text(data, path, single)
+                text = decode(data, path, single=single)
                 if text is None:
                     skipped += 1
                 elif text:
@@ -236,7 +208,7 @@ def _write(
         out.flush()
         os.fsync(out.fileno())
     if tokens == 0:
-        raise DataError(_nothing_left(source, skipped, single))
+        raise nothing_left(source, skipped, single=single)
     if not 0.01 <= (tokens - split) / tokens <= 0.2:
         split = tokens - round(tokens * HELD_OUT)
     content.update(f"split {split} starts {starts}".encode())
@@ -259,31 +231,3 @@ def _write(
 
 def _is_held_out(name: str) -> bool:
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8]) < HELD_OUT * 2**64
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
-
-
-def _text(data: bytes, path: Path, single: bool) -> str | None:
-    """The text of `data`, or None if it is no text and there are other files to read."""
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        if not single:
-            return None
-        raise DataError(
-            f"{path} is not UTF-8 text: byte {error.start} is {data[error.start]:#04x} ({error.reason}). "
-            "Convert it first, for example with `iconv -f latin1 -t utf-8`."
-        ) from error
-    return None if not single and "\0" in text else text
-
-
-def _nothing_left(source: str, skipped: int, single: bool) -> str:
-    if single:
-        return f"{source} is empty. Give a file with text in it."
-    binary = f"; {skipped} binary or non-UTF-8 files were skipped" if skipped else ""
-    return f"the folder {source} holds no text{binary}. Give a folder with UTF-8 text files in it."

@@ -26,11 +26,26 @@ VARIANTS = (
     "automaton:table=given,states=5,length=70",
     "variable_chains:order=any,chains=3,hops=4,length=70",
     "random_access:cells=5,indirections=2,writes=0.6,length=80",
+    "copy:items=3,symbols=4,length=7",
+    "selective_copy:items=4,symbols=6,length=9",
+    "sorting:items=4,symbols=6,priorities=4,length=13",
+    "induction:cue=any,length=40",
+    "n_back:n=1,matches=0.25,symbols=3,lures=1,length=20",
+    "n_back:n=3,symbols=2,lures=0,length=20",
+    "delayed_match:delay=5,symbols=3,distractors=1,length=25",
+    "adding:terms=3,length=10",
+    "sequence_order:segment=3,length=40",
+    "recognition:items=8,symbols=5,width=2,probes=3,lures=similar,length=30",
+    "recognition:items=6,symbols=3,width=2,probes=3,length=19",
+    "cued_recall:items=3,width=3,cue=1,symbols=6,length=20",
+    "retention:width=1,symbols=26,longest=5,length=50",
 )
 """Knobs worth telling apart, beside every task as it is by default."""
 
 LEAKS: dict[str, tuple[str, ...]] = {
     "random_access": ("first token",),  # the first cell, which is the one asked for once in so many times
+    "copy": ("first token",),
+    "selective_copy": ("first token",),
 }
 """Which looks at single places tell a little about the answers, by the nature of the task (and what its docs say)."""
 
