@@ -29,7 +29,7 @@ from mnemos.memory import (
     Window,
     from_json,
 )
-from mnemos.models import LanguageModel, ModelSpec
+from mnemos.models import LanguageModel, ModelSpec, VectorModel
 from mnemos.state import State, load_state
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ __all__ = [
     "Plan",
     "Softmax",
     "State",
+    "VectorModel",
     "Window",
     "capacity",
     "from_json",

@@ -19,6 +19,7 @@ from mnemos.models.pointer_network import Pointer, PointerNetwork
 from mnemos.models.segments import Associative, Engrams, LookAhead, MemoryTokens, Segments
 from mnemos.models.spec import ModelSpec
 from mnemos.models.surprise import read_with_surprise
+from mnemos.models.vector_model import VectorModel
 
 __all__ = [
     "Associative",
@@ -37,6 +38,7 @@ __all__ = [
     "Pointer",
     "PointerNetwork",
     "Segments",
+    "VectorModel",
     "bhattacharyya",
     "generate",
     "hybrid",
