@@ -13,7 +13,15 @@ import mnemos as mn
 from mnemos.errors import InvalidValue
 from mnemos.tasks import Batch, Task, TokenTask, VectorTask, entries, make
 
-VARIANTS = ("mqar:pairs=3,tokens=32,length=40,filler=blank,nearness=1",)
+VARIANTS = (
+    "mqar:pairs=3,tokens=32,length=40,filler=blank,nearness=1",
+    "rebinding:keys=2,tokens=16,length=30,questions=0.5",
+    "regression:noise=0,dimensions=6,length=40",
+    "drifting_regression:dimensions=2,noise=0.5,drift=0.4,length=40",
+    "piecewise_regression:dimensions=2,noise=0,change=0.2,length=40",
+    "nearest_key:pairs=5,key_dim=4,noise=5",
+    "noisy_recall:keys=3,writes=6,noise=1,size=3,outliers=0.5",
+)
 """Knobs worth telling apart, beside every task as it is by default."""
 
 LEAKS: dict[str, tuple[str, ...]] = {}
