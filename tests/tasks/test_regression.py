@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mnemos.errors import InvalidValue
-from mnemos.tasks import Batch, make
+from mnemos.tasks import Batch, VectorTask, make
 
 
 def examples(batch: Batch, row: int) -> tuple[np.ndarray, np.ndarray]:
@@ -72,14 +72,17 @@ def test_the_best_answer_to_jumps_weighs_all_histories(change: float) -> None:
 @pytest.mark.parametrize("name", ["regression", "drifting_regression", "piecewise_regression"])
 def test_the_answer_is_what_stands_next_and_has_the_square_it_claims(name: str) -> None:
     task = make(name, noise=0.5, length=60)
+    assert isinstance(task, VectorTask)
     batch = task.batch(3000, seed=3)
     assert torch.equal(batch.targets[:, 0::2, 0], batch.inputs[:, 1::2, -2])
     assert torch.equal(batch.asked, (torch.arange(60) % 2 == 0).expand(3000, 60))
     assert torch.equal(batch.facts["examples"][0, 0::2], torch.arange(30))
     squares = batch.targets[:, 0::2, 0].double().square()
-    assert abs(float(squares.mean()) - 1.25) < 0.05
+    assert abs(float(squares.mean()) - task.mean_square) < 0.05 and task.mean_square == 1.25
     assert abs(float(squares[:, -5:].mean()) - 1.25) < 0.1
     assert abs(float(batch.inputs[:, 0::2, :4].std()) - 1) < 0.01
+    answers = batch.targets[:, 0::2, 0].double()
+    assert abs(float((answers[:, 1:] * answers[:, :-1]).mean())) < 0.03  # neither noise nor x carries over
 
 
 def weights_of(line: str) -> tuple[torch.Tensor, Batch]:

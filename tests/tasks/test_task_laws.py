@@ -15,6 +15,9 @@ from mnemos.tasks import Batch, Task, TokenTask, VectorTask, entries, make
 
 VARIANTS = (
     "mqar:pairs=3,tokens=32,length=40,filler=blank,nearness=1",
+    "generalized_recall:answer=member,by_category=1,swapped=true,length=70",
+    "generalized_recall:truth=true,pairs=4,categories=3,length=66",
+    "generalized_recall:truth=true,answer=member,negative=0,by_category=0,length=66",
     "rebinding:keys=2,tokens=16,length=30,questions=0.5",
     "regression:noise=0,dimensions=6,length=40",
     "drifting_regression:dimensions=2,noise=0.5,drift=0.4,length=40",
