@@ -174,7 +174,7 @@ class Regression(InContextRegression):
     facts: "examples", how many stood before.
     """
 
-    def __post_init__(self) -> None:
+    def __post_init__(self) -> None:  # a declaration runs its own alone
         super().__post_init__()
 
     def _weights(self, rows: int, random: np.random.Generator) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
@@ -40,9 +41,9 @@ class VectorRecall(VectorTask):
         )
 
     @property
+    @abstractmethod
     def _written(self) -> int:
         """Tokens that write."""
-        raise NotImplementedError
 
     @property
     def inputs(self) -> int:
@@ -155,7 +156,7 @@ class NearestKey(VectorRecall):
         return self._answers(values[np.arange(len(keys))[:, None], _nearest(cues, keys)])
 
 
-@task("noisy_recall", source="robust regression with Gaussian noise of two sizes (Tukey, 1960), as recall of vectors")
+@task("noisy_recall", source="ours, with the contaminated normal noise of Tukey (1960)")
 @dataclass(frozen=True)
 class NoisyRecall(VectorRecall):
     """Every key is written several times with a noisy value, some of them far off: what is the clean value?

@@ -71,6 +71,13 @@ def test_what_is_drawn_evenly_is() -> None:
         for y, other in ((answers, 12), (answers % 3, 3), (answers // 3, 4)):
             joint = torch.bincount(x * other + y, minlength=size * other).double() / len(x)
             assert torch.allclose(joint, torch.full_like(joint, 1 / (size * other)), atol=0.012)
+    for side in (0, 1):
+        share = torch.bincount(parts[:, side:6:2].flatten() - 11 - 16 * side, minlength=12) / (3 * len(parts))
+        assert torch.allclose(share, torch.tensor(1 / 12), atol=0.01)
+    cue = torch.where(parts[:, 8] < 11, parts[:, 8] - 7, (parts[:, 8] - 11) // 3)
+    away = ((keys // 3 - cue) % 4)[parts[:, 6] == NOT]
+    share = torch.bincount(away, minlength=4) / len(away)
+    assert torch.allclose(share, torch.tensor([0, 1 / 3, 1 / 3, 1 / 3]), atol=0.02)
     for word, by_category in ((IS, True), (IS, False), (NOT, True), (NOT, False)):
         which = (parts[:, 6] == word) & ((parts[:, 8] < 11) == by_category)
         assert abs(float(which.double().mean()) - 0.25) < 0.02
