@@ -80,6 +80,7 @@ def test_deep_models_begin_with_blocks_that_add_little() -> None:
     down = make(depth=8).get_submodule("blocks.3.ffn.down").weight
     assert isinstance(down, Tensor)
     assert abs(float(down.std()) * (2 * 8 * down.shape[1]) ** 0.5 - 1) < 0.2
+    assert abs(float(down.detach().std()) * (2 * 8 * down.shape[1]) ** 0.5 - 1) < 0.2
 
 
 def test_saved_states_go_on_in_a_model_built_anew(tmp_path: Path) -> None:

@@ -39,6 +39,15 @@ VARIANTS = (
     "recognition:items=6,symbols=3,width=2,probes=3,length=19",
     "cued_recall:items=3,width=3,cue=1,symbols=6,length=20",
     "retention:width=1,symbols=26,longest=5,length=50",
+    "generalized_recall:answer=member,by_category=1,swapped=true,length=70",
+    "generalized_recall:truth=true,pairs=4,categories=3,length=66",
+    "generalized_recall:truth=true,answer=member,negative=0,by_category=0,length=66",
+    "rebinding:keys=2,tokens=16,length=30,questions=0.5",
+    "regression:noise=0,dimensions=6,length=40",
+    "drifting_regression:dimensions=2,noise=0.5,drift=0.4,length=40",
+    "piecewise_regression:dimensions=2,noise=0,change=0.2,length=40",
+    "nearest_key:pairs=5,key_dim=4,noise=5",
+    "noisy_recall:keys=3,writes=6,noise=1,size=3,outliers=0.5",
 )
 """Knobs worth telling apart, beside every task as it is by default."""
 
