@@ -68,7 +68,7 @@ def entry(name: str) -> Entry:
     return known[name]
 
 
-def make(text: str, **knobs: Any) -> Task:
+def make(text: str, /, **knobs: Any) -> Task:
     """A task from a line such as "mqar" or "mqar:pairs=16,length=256"; `knobs` go before those of the line.
 
     Raises InvalidValue for a task or a knob that there is not, and for a difficulty that cannot be.
