@@ -118,8 +118,7 @@ class SegmentRecall(TokenTask):
         last, times = np.zeros((rows, keys), dtype=np.int64), np.zeros((rows, keys), dtype=np.int64)
         np.maximum.at(last, (row, key), np.arange(self.pairs))
         np.add.at(times, (row, key), 1)
-        asked = np.argsort(random.random((rows, keys)), axis=1)[:, : self.questions]
-        pair = last[row, asked]
+        pair = last[:, : self.questions]  # any keys are as good: their codes and their order are drawn already
         starts, ends, value = self._layout()
         inputs = np.full((rows, self.length), BLANK)
         inputs[:, starts[:, None] + np.arange(self._width)] = told
@@ -131,7 +130,7 @@ class SegmentRecall(TokenTask):
         targets[:, at], here[:, at] = told[row, pair][..., value], True
         delay[:, at] = at - (starts[pair][..., None] + value)
         segments[:, at] = (self._segments - starts[pair] // self.segment)[..., None]
-        rewrites[:, at] = (times[row, asked] - 1)[..., None]
+        rewrites[:, at] = (times[:, : self.questions] - 1)[..., None]
         facts = dict(zip(type(self).facts, map(torch.from_numpy, (delay, segments, rewrites)), strict=True))
         return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(here), facts)
 
