@@ -43,8 +43,9 @@ class ScatteredFacts(TokenTask):
     was before garden": the place where it was before that one, so that garden itself cannot be the answer). Stories are
     short: the place named last is the answer to 41 % of the questions of one fact, 34 % of two and 10 % of three.
     hops: the most facts, 1 to 3; each row's number of them is drawn evenly. With 1, only people are told of. sentences:
-    of the story, at least as many as the question may need: 1, 2 or 4. text: where it comes from: a file, a folder, or `stdlib`, Python's own library.
-    The sentences stand at places drawn evenly, even within a word. A longer sequence has more text.
+    of the story, at least as many as the question may need: 1, 2 or 4. text: where it comes from: a file, a folder,
+    or `stdlib`, Python's own library. The sentences stand at places drawn evenly, even within a word. A longer sequence
+    has more text.
     facts: "hops", the facts that the question takes; "delay", tokens from where the answer was told to the question.
     """
 
