@@ -30,7 +30,7 @@ FIRST_SYMBOL = 3
 class SegmentRecall(TokenTask):
     """Pairs of keys and values stand in all segments but the last, which asks for some: what was this key's last value?
 
-        k k : v ; k k : v ; . . | k k : v ; . . . . . . . | ... | k k : v ; k k : v ; . .
+        k : v ; k : v ; . . | k : v ; . . . . . . | ... | k : v ; k : v ; . .
 
     asked for each symbol of the values in the last segment, at the token before it. The pairs are spread over the
     segments as evenly as can be and stand at their beginnings; blanks fill the rest. The symbols of a value are drawn
@@ -49,7 +49,7 @@ class SegmentRecall(TokenTask):
     rewrites: int = 0
     questions: int = 4
     symbols: int = 16
-    key_size: int = 2
+    key_size: int = 1
     value_size: int = 1
 
     facts: ClassVar[tuple[str, ...]] = ("delay", "segments", "rewrites")

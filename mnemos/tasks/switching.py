@@ -137,7 +137,7 @@ def _regret(task: SwitchingSources) -> float:
     """
     length = min(task.length, 4096)
     work = length * min(length, 20 / task.hazard) * task.symbols
-    rows = min(4096, math.ceil(2**26 / work))  # a second or so
+    rows = math.ceil(min(2**18 / length, 2**26 / work))  # a second or so
     tokens, source, weights = task.replace(length=length)._sources(rows, np.random.Generator(np.random.Philox(0)))
     known = weights[np.arange(len(source))[:, None], source[:, 1:]]
     expected = task._mixture(tokens[:, :-1])

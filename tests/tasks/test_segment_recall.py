@@ -8,8 +8,8 @@ import torch
 from mnemos.errors import InvalidValue
 from mnemos.tasks import make
 
-REMEMBER = "segment_recall:length=160,pairs=10"
-REWRITE = "segment_recall:length=160,pairs=18,rewrites=12,value_size=2,symbols=5,segment=40,questions=3"
+REMEMBER = "segment_recall:length=160,pairs=10,key_size=2"
+REWRITE = "segment_recall:length=160,pairs=18,rewrites=12,value_size=2,symbols=5,segment=40,questions=3,key_size=2"
 
 
 @pytest.mark.parametrize("line", [REMEMBER, REWRITE])
@@ -64,7 +64,7 @@ def test_keys_values_and_rewritings_are_drawn_evenly() -> None:
 
 
 def test_who_keeps_the_first_value_fails_where_it_was_rewritten() -> None:
-    task = make("segment_recall:length=128,pairs=12,rewrites=6,questions=6")
+    task = make("segment_recall:pairs=12,rewrites=6,questions=6,key_size=2")
     batch = task.batch(400, seed=3)
     outputs = torch.zeros(*batch.inputs.shape, task.outputs)
     for row, tokens in enumerate(batch.inputs.tolist()):
@@ -90,11 +90,11 @@ def test_longer_sequences_have_more_segments_and_no_more_pairs() -> None:
     [
         ("length=100", "two or more times segment=32; got 100"),
         ("length=32", "two or more times segment=32; got 32"),
-        ("pairs=20", r"segment=\) must be at least 35: one holds 7 pairs"),
-        ("questions=7", r"segment=\) must be at least 35: one holds 7 pairs or questions"),
+        ("pairs=20,key_size=2", r"segment=\) must be at least 35: one holds 7 pairs"),
+        ("questions=9", r"segment=\) must be at least 36: one holds 9 pairs or questions"),
         ("questions=4,rewrites=9", "at most pairs - rewrites = 3"),
-        ("rewrites=12", r"must leave from 1 to symbols\*\*key_size = 256 of pairs=12"),
-        ("symbols=3,key_size=1", "from 1 to .* = 3 of pairs=12"),
+        ("rewrites=12,key_size=2", r"must leave from 1 to symbols\*\*key_size = 256 of pairs=12"),
+        ("symbols=3", "from 1 to .* = 3 of pairs=12"),
     ],
 )
 def test_segments_that_cannot_be(line: str, message: str) -> None:

@@ -89,9 +89,9 @@ def test_the_codes_stand_in_their_order() -> None:
 
 
 def test_ceilings_that_can_be_worked_out() -> None:
-    assert abs(make("switching:hazard=1").ceiling - 1) < 0.01  # a new source for each token
-    assert abs(make("switching:symbols=4,hazard=1,length=64").ceiling - 2) < 0.02
-    assert abs(make("switching:concentration=1000").ceiling - 1) < 0.002  # all symbols are equally likely
+    assert abs(make("switching:hazard=1,length=8192").ceiling - 1) < 0.01  # a new source for each token
+    assert abs(make("switching:symbols=4,hazard=1,length=16").ceiling - 2) < 0.02
+    assert abs(make("switching:concentration=1000,length=16").ceiling - 1) < 0.002  # all symbols are equally likely
     # one uniform source: an entropy of 1 / (2 ln 2), and of n tokens Laplace's rule loses the code of their count
     task = make("switching:concentration=1,hazard=0.000001,length=64")
     counts = np.arange(66)
@@ -178,10 +178,10 @@ def test_the_estimator_counts() -> None:
 
 def test_a_longer_sequence_is_of_the_same_sources() -> None:
     task = make("switching")
-    long = task.at_length(4096)
-    batch = long.batch(2, seed=0)
-    assert long.solve(batch.inputs).shape == (2, 4096, 2)
-    assert abs(float(long.score(long.solve(batch.inputs), batch).mean()) - task.ceiling) < 0.08
+    long = task.at_length(2048)
+    batch = long.batch(1, seed=0)
+    assert long.solve(batch.inputs).shape == (1, 2048, 2)
+    assert abs(float(long.score(long.solve(batch.inputs), batch).mean()) - task.ceiling) < 0.15
 
 
 @pytest.mark.parametrize(
