@@ -134,11 +134,11 @@ class TokenTask(Task):
         return 1.0
 
     def score(self, outputs: Tensor, batch: Batch) -> Tensor:
-        asked = _questions(outputs, batch, self.outputs)
+        asked = at_questions(outputs, batch, self.outputs)
         return (asked.argmax(-1) == batch.targets[batch.asked]).to(torch.float64)
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        return F.cross_entropy(_questions(outputs, batch, self.outputs).float(), batch.targets[batch.asked])
+        return F.cross_entropy(at_questions(outputs, batch, self.outputs).float(), batch.targets[batch.asked])
 
     def answers(self, tokens: Tensor) -> Tensor:
         """Outputs (B, T, vocabulary) that say these tokens (B, T); nothing where they are UNKNOWN."""
@@ -173,15 +173,15 @@ class VectorTask(Task):
         """The expected square of an answer's length."""
 
     def score(self, outputs: Tensor, batch: Batch) -> Tensor:
-        wrong = _questions(outputs, batch, self.outputs).double() - batch.targets[batch.asked]
+        wrong = at_questions(outputs, batch, self.outputs).double() - batch.targets[batch.asked]
         return wrong.square().sum(-1) / self.mean_square
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        wrong = _questions(outputs, batch, self.outputs).float() - batch.targets[batch.asked]
+        wrong = at_questions(outputs, batch, self.outputs).float() - batch.targets[batch.asked]
         return wrong.square().sum(-1).mean() / self.mean_square
 
 
-def _questions(outputs: Tensor, batch: Batch, channels: int) -> Tensor:
+def at_questions(outputs: Tensor, batch: Batch, channels: int) -> Tensor:
     """The outputs at the questions, (questions, V)."""
     wanted = (*batch.asked.shape, channels)
     if tuple(outputs.shape) != wanted:

@@ -42,58 +42,74 @@ def stories(number: int, *, facts: Literal[1, 2, 3] = 1, sentences: int = 10, se
     asked: list[list[int]] = []
     answers: list[int] = []
     while len(told) < number:
-        lines, at, trail = _happening(chance, sentences, things=facts > 1)
-        if facts == 1:
-            person = chance.choice(sorted(at))
-            question, answer = ["where", "is", person], at[person]
-        else:
-            known = [thing for thing in THINGS if len(trail[thing]) >= facts - 1]
-            if not known:
-                continue
-            thing = chance.choice(known)
-            question, answer = ["where", "is", thing], trail[thing][-1]
-            if facts == 3:
-                question, answer = [thing, "was", "before", trail[thing][-1]], trail[thing][-2]
+        lines, trails = happening(chance, sentences, things=facts > 1)
+        found = question(chance, facts, trails)
+        if found is None:
+            continue
         told.append([_numbers(line, 3) for line in lines])
-        asked.append(_numbers(question, 4))
-        answers.append(NUMBER[answer])
+        asked.append(_numbers(found.words, 4))
+        answers.append(NUMBER[found.answer])
     return Stories(torch.tensor(told), torch.tensor(asked), torch.tensor(answers))
 
 
-def _happening(
-    chance: random.Random, sentences: int, things: bool
-) -> tuple[list[list[str]], dict[str, str], dict[str, list[str]]]:
-    """Lines of words, where each person is in the end, and the places where each thing has been, in their order."""
-    lines: list[list[str]] = []
-    at: dict[str, str] = {}
-    holder: dict[str, str] = {}
-    trail: dict[str, list[str]] = {thing: [] for thing in THINGS}
+Trails = dict[str, list[tuple[str, int]]]
+"""Where each person and each thing has been: the places in their order, each with the line that tells of it."""
 
-    def was_at(thing: str, place: str) -> None:
-        if trail[thing][-1:] != [place]:
-            trail[thing].append(place)
+
+class Question(NamedTuple):
+    """words, the word that answers them, and the line that tells it."""
+
+    words: list[str]
+    answer: str
+    line: int
+
+
+def question(chance: random.Random, facts: int, trails: Trails) -> Question | None:
+    """A question that takes so many facts, 1 to 3, about what happened; None where nothing that did gives one."""
+    names = sorted(PEOPLE) if facts == 1 else THINGS
+    known = [name for name in names if len(trails[name]) >= max(1, facts - 1)]
+    if not known:
+        return None
+    name = chance.choice(known)
+    if facts < 3:
+        return Question(["where", "is", name], *trails[name][-1])
+    return Question([name, "was", "before", trails[name][-1][0]], *trails[name][-2])
+
+
+def happening(chance: random.Random, sentences: int, things: bool) -> tuple[list[list[str]], Trails]:
+    """So many lines of three words about people, and about things if wanted, and where all have been."""
+    lines: list[list[str]] = []
+    holder: dict[str, str] = {}
+    trails: Trails = {name: [] for name in (*PEOPLE, *THINGS)}
+
+    def place(name: str) -> str | None:
+        return trails[name][-1][0] if trails[name] else None
+
+    def comes_along(thing: str, person: str) -> None:
+        if place(thing) != place(person):
+            trails[thing].append(trails[person][-1])
 
     while len(lines) < sentences:
         person = chance.choice(PEOPLE)
         held = [thing for thing in THINGS if holder.get(thing) == person]
-        here = [t for t in THINGS if t not in holder and person in at and trail[t][-1:] in ([], [at[person]])]
+        here = [t for t in THINGS if t not in holder and place(person) and place(t) in (None, place(person))]
         deed = chance.choice(["went", "went", "took", "dropped"]) if things else "went"
         if deed == "took" and here:
             thing = chance.choice(here)
             holder[thing] = person
-            was_at(thing, at[person])
+            comes_along(thing, person)
             lines.append([person, deed, thing])
         elif deed == "dropped" and held:
             thing = chance.choice(held)
             del holder[thing]
             lines.append([person, deed, thing])
         elif deed == "went":
-            place = chance.choice([p for p in PLACES if p != at.get(person)])
-            at[person] = place
+            target = chance.choice([p for p in PLACES if p != place(person)])
+            trails[person].append((target, len(lines)))
             for thing in held:
-                was_at(thing, place)
-            lines.append([person, deed, place])
-    return lines, at, trail
+                comes_along(thing, person)
+            lines.append([person, deed, target])
+    return lines, trails
 
 
 def _numbers(words: list[str], length: int) -> list[int]:
