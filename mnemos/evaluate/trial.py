@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -206,20 +207,27 @@ def _scores(
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """The mean of each sequence's scores, all scores, and the facts of their questions."""
     rows, scores, facts = [], [], []
-    asked, index = 0, 0
-    size = max(1, min(trial.batch, 32768 // task.length))
-    while asked < trial.questions or index < 2:
-        batch = _on(task.batch(size, seed=_stream(trial.seed, stream), index=index), device)
+    for batch in examples(task, trial, stream):
+        batch = _on(batch, device)
         outputs, _ = model(batch.inputs)
         found = task.score(outputs.nan_to_num(0.0, 0.0, 0.0), batch).cpu()  # of a model that diverged
         row, place = (x.cpu() for x in batch.asked.nonzero(as_tuple=True))
-        sums = torch.zeros(size, dtype=torch.float64).index_add_(0, row, found.double())
-        rows.append(sums / torch.bincount(row, minlength=size))
+        sums = torch.zeros(len(batch.asked), dtype=torch.float64).index_add_(0, row, found.double())
+        rows.append(sums / torch.bincount(row, minlength=len(sums)))
         scores.append(found)
         facts.append({"place": place} | {name: fact[batch.asked].cpu() for name, fact in batch.facts.items()})
-        asked, index = asked + len(found), index + 1
     joined = {name: torch.cat([f[name] for f in facts]) for name in facts[0]}
     return torch.cat(rows), torch.cat(scores), joined
+
+
+def examples(task: Task, trial: Trial, stream: int = ASKING) -> Iterator[Batch]:
+    """The batches by which a trial's model is judged on one of its tasks."""
+    size = max(1, min(trial.batch, 32768 // task.length))
+    asked, index = 0, 0
+    while asked < trial.questions or index < 2:
+        batch = task.batch(size, seed=_stream(trial.seed, stream), index=index)
+        asked, index = asked + int(batch.asked.sum()), index + 1
+        yield batch
 
 
 def _parts(values: Tensor, scores: Tensor) -> tuple[Part, ...]:
