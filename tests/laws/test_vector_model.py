@@ -76,6 +76,20 @@ def test_every_weight_learns() -> None:
         assert parameter.grad is not None and float(parameter.grad.abs().max()) > 0, name
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_one_graph_same_numbers() -> None:
+    torch._dynamo.reset()
+    model, x = make("linear_attention", depth=1), vectors(2, 9)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager_decomp_partition")
+    compiled(x)  # first of all, so that nothing that plain code has left behind is needed
+    _, state = model(vectors(2, 3))
+    for start in (None, state.detach()):
+        y, after = compiled(x, start)
+        expected, last = model(x, start)
+        assert_close(y, expected, "compiled", 1e-8)
+        assert_states_close(after, last, tolerance=1e-8)
+
+
 def test_deep_models_begin_with_blocks_that_add_little() -> None:
     down = make(depth=8).get_submodule("blocks.3.ffn.down").weight
     assert isinstance(down, Tensor)
