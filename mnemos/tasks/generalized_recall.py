@@ -51,7 +51,7 @@ class GeneralizedRecall(TokenTask):
     cues that are categories, the others being members. negative: the share of questions that are denied. truth: whether
     a candidate stands in the question, as often right as from another pair, and the answer is "yes" or "no". swapped:
     whether values are asked for their keys. The vocabulary depends on categories and members alone.
-    facts: "relations", how many steps through categories it takes, 0 to 2; "negative", 1 if denied; "gap", tokens from
+    facts: "relations", how many steps through categories it takes, 0 to 2; "negative", 1 if denied; "delay", tokens from
     the last token of the pair to the cue.
     """
 
@@ -65,7 +65,7 @@ class GeneralizedRecall(TokenTask):
     truth: bool = False
     swapped: bool = False
 
-    facts: ClassVar[tuple[str, ...]] = ("relations", "negative", "gap")
+    facts: ClassVar[tuple[str, ...]] = ("relations", "negative", "delay")
 
     def __post_init__(self) -> None:
         self.at_least(pairs=2, categories=2)

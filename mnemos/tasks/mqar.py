@@ -33,7 +33,7 @@ class MultiQueryRecall(TokenTask):
     tokens: the vocabulary. nearness: a. Gap g of the s = (length - 2 n) / 2 places for a repeated key is drawn with a
     probability proportional to a g^(a - 1), without replacement: small a asks soon, 1 evenly. filler: what stands
     between: "any" token, even another row's or this row's keys, or "blank", the token 0.
-    facts: "gap", tokens from a pair's value to its question; "pair", the pair's place, from 0.
+    facts: "delay", tokens from a pair's value to its question; "pair", the pair's place, from 0.
     """
 
     pairs: int = 8
@@ -41,7 +41,7 @@ class MultiQueryRecall(TokenTask):
     nearness: float = 0.01
     filler: Literal["any", "blank"] = "any"
 
-    facts: ClassVar[tuple[str, ...]] = ("gap", "pair")
+    facts: ClassVar[tuple[str, ...]] = ("delay", "pair")
 
     def __post_init__(self) -> None:
         self.at_least(pairs=1, tokens=4, length=4)
@@ -84,7 +84,7 @@ class MultiQueryRecall(TokenTask):
         inputs[row, at], targets[row, at], asked[row, at] = keys, values, True
         order = np.arange(self.pairs)
         pair[row, at], gap[row, at] = order, at - (2 * order + 1)
-        facts = {"gap": torch.from_numpy(gap), "pair": torch.from_numpy(pair)}
+        facts = {"delay": torch.from_numpy(gap), "pair": torch.from_numpy(pair)}
         return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(asked), facts)
 
     def solve(self, inputs: Tensor) -> Tensor:

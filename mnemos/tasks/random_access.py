@@ -32,7 +32,7 @@ class RandomAccess(TokenTask):
     values: how many values there are.
     writes: the share of writes among the other operations.
     indirections: d arrays of n indices come before the array, and index i means cell p_d[... p_1[i]]; writes too.
-    facts: "gap", tokens from the value to the question; "overwritten", how many writes the cell has had.
+    facts: "delay", tokens from the value to the question; "overwritten", how many writes the cell has had.
     """
 
     length: int = 64
@@ -41,7 +41,7 @@ class RandomAccess(TokenTask):
     writes: float = 0.25
     indirections: int = 0
 
-    facts: ClassVar[tuple[str, ...]] = ("gap", "overwritten")
+    facts: ClassVar[tuple[str, ...]] = ("delay", "overwritten")
 
     def __post_init__(self) -> None:
         self.at_least(cells=2, values=2, indirections=0)
@@ -76,7 +76,7 @@ class RandomAccess(TokenTask):
         second = slice(self.header + 1, self.header + 2 * number, 2)
         inputs[:, second] = np.where(read, self.vocabulary - 1, values[:, second])
         found, gap, overwritten = self._run(inputs)
-        facts = {"gap": torch.from_numpy(gap), "overwritten": torch.from_numpy(overwritten)}
+        facts = {"delay": torch.from_numpy(gap), "overwritten": torch.from_numpy(overwritten)}
         known = torch.from_numpy(found)
         return Batch(torch.from_numpy(inputs), known.clamp(min=0), known != UNKNOWN, facts)
 

@@ -36,14 +36,14 @@ class Rebinding(TokenTask):
     keys: how many different ones there are in a sequence, drawn from [1, tokens / 2). tokens: the vocabulary; values
     are drawn evenly from [tokens / 2, tokens), but never the one that the key has. questions: their share of the steps,
     at places drawn evenly from all but the first step.
-    facts: "gap", tokens from the value to its question; "bound", how often the key was bound so far, 1 and more.
+    facts: "delay", tokens from the value to its question; "bound", how often the key was bound so far, 1 and more.
     """
 
     keys: int = 8
     tokens: int = 64
     questions: float = 0.25
 
-    facts: ClassVar[tuple[str, ...]] = ("gap", "bound")
+    facts: ClassVar[tuple[str, ...]] = ("delay", "bound")
 
     def __post_init__(self) -> None:
         self.at_least(keys=1, tokens=4, length=4)
@@ -96,7 +96,7 @@ class Rebinding(TokenTask):
         inputs[:, 0::2], inputs[:, 1::2] = np.where(asks, ASK, name), np.where(asks, name, answer)
         targets[:, 1::2], asked[:, 1::2] = answer, asks
         gap[:, 1::2], often[:, 1::2] = 2 * np.arange(steps) + 1 - last, bound
-        facts = {"gap": torch.from_numpy(gap), "bound": torch.from_numpy(often)}
+        facts = {"delay": torch.from_numpy(gap), "bound": torch.from_numpy(often)}
         return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(asked), facts)
 
     def solve(self, inputs: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class VariableChains(TokenTask):
     values: how many values there are to choose from.
     order: "forward", what is assigned was assigned before, so that each assignment can be followed when it is read; or
     "any", so that the value may come last.
-    facts: "hops", from the variable to the first of its chain; "gap", tokens from the value to the question.
+    facts: "hops", from the variable to the first of its chain; "delay", tokens from the value to the question.
     """
 
     length: int = 96
@@ -51,7 +51,7 @@ class VariableChains(TokenTask):
     values: int = 16
     order: Literal["forward", "any"] = "forward"
 
-    facts: ClassVar[tuple[str, ...]] = ("hops", "gap")
+    facts: ClassVar[tuple[str, ...]] = ("hops", "delay")
 
     def __post_init__(self) -> None:
         self.at_least(chains=1, hops=0, values=2)
@@ -118,7 +118,7 @@ class VariableChains(TokenTask):
         gap[:, before:] = np.arange(before, self.length) - written[row, chain * links]
         asked = torch.zeros(inputs.shape, dtype=torch.bool)
         asked[:, before:] = True
-        facts = {"hops": torch.from_numpy(hops), "gap": torch.from_numpy(gap)}
+        facts = {"hops": torch.from_numpy(hops), "delay": torch.from_numpy(gap)}
         return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), asked, facts)
 
     def solve(self, inputs: Tensor) -> Tensor:

@@ -119,14 +119,14 @@ class NearestKey(VectorRecall):
 
     key_dim: of keys and cues. value_dim: of values. pairs: n. noise: the length of the noise against the key's: normal
     with variance noise^2 / key_dim in each channel.
-    facts: "gap", tokens from the pair to the cue; "pair", the pair's place, from 0.
+    facts: "delay", tokens from the pair to the cue; "pair", the pair's place, from 0.
     """
 
     length: int = 64
     pairs: int = 16
     noise: float = 0.5
 
-    facts: ClassVar[tuple[str, ...]] = ("gap", "pair")
+    facts: ClassVar[tuple[str, ...]] = ("delay", "pair")
 
     def __post_init__(self) -> None:
         self.at_least(pairs=1)
@@ -148,7 +148,7 @@ class NearestKey(VectorRecall):
         copied = keys[row, random.integers(0, self.pairs, (rows, cues))]
         cue = _unit(copied + self.noise / self.key_dim**0.5 * random.standard_normal(copied.shape, dtype=np.float32))
         pair = _nearest(cue, keys)
-        facts = {"gap": self.pairs + np.arange(cues) - pair, "pair": pair}
+        facts = {"delay": self.pairs + np.arange(cues) - pair, "pair": pair}
         return self._batch(np.concatenate([keys, cue], 1), values, values[row, pair], facts)
 
     def solve(self, inputs: Tensor) -> Tensor:
@@ -172,7 +172,7 @@ class NoisyRecall(VectorRecall):
 
     key_dim: of keys and cues. value_dim: of values. keys: how many. writes: of each key, 1 to 8. noise: its standard
     deviation. outliers: the probability of one, in [0, 1]. size: the standard deviation of an outlier's noise.
-    facts: "gap", tokens from the key's last write to the cue; "outliers", how many of its writes are outliers.
+    facts: "delay", tokens from the key's last write to the cue; "outliers", how many of its writes are outliers.
     """
 
     length: int = 96
@@ -182,7 +182,7 @@ class NoisyRecall(VectorRecall):
     outliers: float = 0.2
     size: float = 5.0
 
-    facts: ClassVar[tuple[str, ...]] = ("gap", "outliers")
+    facts: ClassVar[tuple[str, ...]] = ("delay", "outliers")
 
     def __post_init__(self) -> None:
         self.at_least(keys=1, writes=1)
@@ -222,7 +222,7 @@ class NoisyRecall(VectorRecall):
         for place in range(written):
             hits[row[:, 0], order[:, place]] += hit[:, place]
             last[row[:, 0], order[:, place]] = place
-        facts = {"gap": written + np.arange(cues) - last[row, cue], "outliers": hits[row, cue]}
+        facts = {"delay": written + np.arange(cues) - last[row, cue], "outliers": hits[row, cue]}
         return self._batch(keys[row, np.concatenate([order, cue], 1)], values, clean[row, cue], facts)
 
     def solve(self, inputs: Tensor) -> Tensor:

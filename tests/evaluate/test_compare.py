@@ -95,7 +95,7 @@ def test_others_are_asked_with_the_weights_that_one_has_learned() -> None:
 
 def test_scores_by_a_fact_cover_all_questions() -> None:
     answers = run_trial(trial(questions=300)).answers[0]
-    assert set(answers.by) == {"gap", "pair", "place"}
+    assert set(answers.by) == {"delay", "pair", "place"}
     for parts in answers.by.values():
         assert sum(p.score.count * p.score.mean for p in parts) == pytest.approx(
             answers.score.mean * sum(p.score.count for p in parts), abs=1e-6
@@ -225,7 +225,7 @@ def test_tables_say_everything_and_read_back(compared: Compared) -> None:
     rows = list(csv.DictReader(io.StringIO(as_csv(compared))))
     whole = [row for row in rows if not row["fact"]]
     assert len(whole) == 6 and float(whole[0]["score"]) == compared.curves[0].scores[0].mean
-    assert {row["fact"] for row in rows} == {"", "gap", "pair", "place"}
+    assert {row["fact"] for row in rows} == {"", "delay", "pair", "place"}
     assert Compared.from_json(compared.to_json()) == compared
 
 

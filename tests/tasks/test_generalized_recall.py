@@ -49,7 +49,7 @@ def test_exactly_one_pair_fits_and_gives_the_answer(form: str) -> None:
             assert facts == {
                 "relations": through + ("answer=category" in form),
                 "negative": word == NOT,
-                "gap": 8 - (2 * at + 1),
+                "delay": 8 - (2 * at + 1),
             }
             if word == NOT and through:
                 assert len({a for a, _ in pairs}) == 3
@@ -65,7 +65,7 @@ def test_what_is_drawn_evenly_is() -> None:
     share = torch.bincount(answers, minlength=12).double() / len(answers)
     assert torch.allclose(share, torch.full((12,), 1 / 12, dtype=torch.float64), atol=0.01)
     parts = batch.inputs[:, :27].reshape(-1, 9)
-    at = (8 - batch.facts["gap"][batch.asked] - 1) // 2
+    at = (8 - batch.facts["delay"][batch.asked] - 1) // 2
     keys = parts[torch.arange(len(parts)), 2 * at] - 11
     for x, size in ((keys, 12), (at, 3), (keys % 3, 3), (keys // 3, 4)):
         for y, other in ((answers, 12), (answers % 3, 3), (answers // 3, 4)):

@@ -8,7 +8,7 @@ def test_each_key_is_asked_for_once_and_its_pair_stands_at_the_beginning() -> No
     task = make("mqar:pairs=5,tokens=64,length=60")
     batch = task.batch(200, seed=0)
     assert (batch.asked.sum(1) == 5).all()
-    for tokens, targets, asked, gap in zip(batch.inputs, batch.targets, batch.asked, batch.facts["gap"], strict=True):
+    for tokens, targets, asked, gap in zip(batch.inputs, batch.targets, batch.asked, batch.facts["delay"], strict=True):
         pairs = dict(zip(tokens[0:10:2].tolist(), tokens[1:10:2].tolist(), strict=True))
         places = asked.nonzero()[:, 0]
         assert len(pairs) == 5

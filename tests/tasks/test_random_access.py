@@ -27,7 +27,7 @@ def test_a_python_list_gives_the_same(indirections: int, length: int) -> None:
             if second == 9:
                 asked.add(t + 1)
                 assert targets[t + 1] == cells[index]
-                assert batch.facts["gap"][row, t + 1] == t + 1 - history[index][-1]
+                assert batch.facts["delay"][row, t + 1] == t + 1 - history[index][-1]
                 assert batch.facts["overwritten"][row, t + 1] == len(history[index]) - 1
             else:
                 assert 4 <= second < 9

@@ -12,7 +12,7 @@ def test_the_latest_value_is_the_answer_and_the_facts_are_counted() -> None:
     batch = task.batch(100, seed=0)
     assert (batch.asked.sum(1) == 16).all()
     for tokens, targets, asked, gaps, bounds in zip(
-        *(x.tolist() for x in (batch.inputs, batch.targets, batch.asked, batch.facts["gap"], batch.facts["bound"])),
+        *(x.tolist() for x in (batch.inputs, batch.targets, batch.asked, batch.facts["delay"], batch.facts["bound"])),
         strict=True,
     ):
         written: dict[int, list[tuple[int, int]]] = {}

@@ -13,7 +13,7 @@ def test_the_value_is_found_by_following_the_assignments(order: str) -> None:
     batch = make(f"variable_chains:chains=3,hops=2,names=12,values=6,length=40,order={order}").batch(300, seed=0)
     backwards = 0
     assert (batch.asked == (torch.arange(40) >= 31)).all()
-    facts = zip(batch.facts["hops"].tolist(), batch.facts["gap"].tolist(), strict=True)
+    facts = zip(batch.facts["hops"].tolist(), batch.facts["delay"].tolist(), strict=True)
     for tokens, targets, (hops, gap) in zip(batch.inputs.tolist(), batch.targets.tolist(), facts, strict=True):
         program, t = {}, 0
         while t < 31:

@@ -27,7 +27,9 @@ def test_the_value_of_the_nearest_key_is_the_answer() -> None:
             near = min(range(6), key=lambda p: float(((cues[row, i] - keys[row, p]) ** 2).sum()))
             assert np.array_equal(answers[row, i], values[row, near])
             place = 6 + i
-            assert int(batch.facts["pair"][row, place]) == near and int(batch.facts["gap"][row, place]) == place - near
+            assert (
+                int(batch.facts["pair"][row, place]) == near and int(batch.facts["delay"][row, place]) == place - near
+            )
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.4, 30.0])
@@ -69,7 +71,7 @@ def test_writes_scatter_around_the_clean_value_as_they_say() -> None:
         assert len(where) == 5 and all(len(places) == 3 for places in where.values()) and set(names) <= set(where)
         for i, cue in enumerate(cues[row]):
             assert np.array_equal(answers[row, i], names[tuple(cue)])
-            assert int(batch.facts["gap"][row, 15 + i]) == 15 + i - where[tuple(cue)][-1]
+            assert int(batch.facts["delay"][row, 15 + i]) == 15 + i - where[tuple(cue)][-1]
         for name, clean in names.items():
             error = values[row, where[name]] - clean
             errors.append(error)
