@@ -17,7 +17,7 @@ VARIANTS = (
     "mqar:pairs=3,tokens=32,length=40,filler=blank,nearness=1",
     "needles:needles=3,questions=3,letters=1,digits=1,length=220",
     "scattered_facts:hops=1,sentences=3,length=60",
-    "segment_recall:pairs=20,rewrites=15,symbols=4,key_size=2,value_size=2,length=160",
+    "segment_recall:pairs=20,rewrites=15,questions=4,symbols=4,key_size=2,value_size=2,length=160",
     "switching:symbols=3,hazard=0.2,concentration=1,length=64",
 )
 """Knobs worth telling apart, beside every task as it is by default."""
