@@ -45,9 +45,9 @@ class SegmentRecall(TokenTask):
 
     length: int = 128
     segment: int = 32
-    pairs: int = 12
+    pairs: int = 6
     rewrites: int = 0
-    questions: int = 4
+    questions: int = 6
     symbols: int = 16
     key_size: int = 1
     value_size: int = 1

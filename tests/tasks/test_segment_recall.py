@@ -78,7 +78,7 @@ def test_who_keeps_the_first_value_fails_where_it_was_rewritten() -> None:
 
 
 def test_longer_sequences_have_more_segments_and_no_more_pairs() -> None:
-    task = make("segment_recall")
+    task = make("segment_recall:pairs=12,questions=4")
     long = task.at_length(65536)
     batch = long.batch(3, seed=0)
     assert ((batch.inputs == 1).sum(1) == 16).all() and int(batch.facts["segments"].max()) > 1500
@@ -91,10 +91,10 @@ def test_longer_sequences_have_more_segments_and_no_more_pairs() -> None:
         ("length=100", "two or more times segment=32; got 100"),
         ("length=32", "two or more times segment=32; got 32"),
         ("pairs=20,key_size=2", r"segment=\) must be at least 35: one holds 7 pairs"),
-        ("questions=9", r"segment=\) must be at least 36: one holds 9 pairs or questions"),
-        ("questions=4,rewrites=9", "at most pairs - rewrites = 3"),
-        ("rewrites=12,key_size=2", r"must leave from 1 to symbols\*\*key_size = 256 of pairs=12"),
-        ("symbols=3", "from 1 to .* = 3 of pairs=12"),
+        ("pairs=12,questions=9", r"segment=\) must be at least 36: one holds 9 pairs or questions"),
+        ("pairs=12,questions=4,rewrites=9", "at most pairs - rewrites = 3"),
+        ("pairs=12,rewrites=12,key_size=2", r"must leave from 1 to symbols\*\*key_size = 256 of pairs=12"),
+        ("pairs=12,symbols=3", "from 1 to .* = 3 of pairs=12"),
     ],
 )
 def test_segments_that_cannot_be(line: str, message: str) -> None:

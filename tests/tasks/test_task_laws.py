@@ -50,7 +50,7 @@ VARIANTS = (
     "noisy_recall:keys=3,writes=6,noise=1,size=3,outliers=0.5",
     "needles:needles=3,questions=3,letters=1,digits=1,length=220",
     "scattered_facts:hops=1,sentences=3,length=60",
-    "segment_recall:pairs=20,rewrites=15,symbols=4,key_size=2,value_size=2,length=160",
+    "segment_recall:pairs=20,rewrites=15,questions=4,symbols=4,key_size=2,value_size=2,length=160",
     "switching:symbols=3,hazard=0.2,concentration=1,length=64",
 )
 """Knobs worth telling apart, beside every task as it is by default."""
