@@ -11,7 +11,7 @@ from mnemos.execute.attention import all_appended, attended, new_slots, stored_i
 from mnemos.execute.recompute import recomputed, recomputing
 from mnemos.execute.request import Request
 from mnemos.memory import Controls, Everything, KVMemory, Mask, Window
-from mnemos.memory.keeping import fold, unfold
+from mnemos.memory.keeping import respond
 from mnemos.memory.rotary import rotate
 from mnemos.state import State
 
@@ -162,12 +162,6 @@ def _responses(
     """Answers (B, n, heads, V) to q (B, n, heads, K) at `position` (B or 1, n) from keys and values (B, M, H, .)."""
     if memory.read_rule.plain:
         return attended(q, keys, values, memory, seen[:, None])
-    number, heads = q.shape[1], keys.shape[2]
-    group = q.shape[2] // heads
-    seen, lag = (x[:, None].repeat(1, 1, group, 1) for x in (seen, lag))
-    asked = {name: fold(value, heads) for name, value in controls.items()}
-    if memory.read_rule.numbered:
-        asked["position"] = position[:, None].repeat(1, 1, group)
     keys, values = keys.transpose(1, 2), values.transpose(1, 2)
-    out, _ = memory.read_rule.respond(fold(q.to(keys.dtype), heads), keys, values, seen, lag, asked)
-    return unfold(out, number)
+    out, _ = respond(memory.read_rule, q, keys, values, seen[:, None], lag[:, None], position, controls)
+    return out
