@@ -6,6 +6,7 @@ import pytest
 import torch
 from cases import (
     MODELS,
+    NETWORKS,
     VOCABULARY,
     Inputs,
     assert_close,
@@ -249,4 +250,4 @@ def test_rows_of_a_batch_are_what_they_are_alone(spec: mn.ModelSpec) -> None:
 
 
 def test_the_table_has_every_entry() -> None:
-    assert set(mn.zoo.entries()) <= set(MODELS)
+    assert set(mn.zoo.entries()) <= {*MODELS, *NETWORKS}
