@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mnemos.execute.attention import all_appended, attended, new_slots, stored_in_ring, unrolled
+from mnemos.execute.base import declines_unless_kind
 from mnemos.execute.recompute import recomputed, recomputing
 from mnemos.execute.request import Request
 from mnemos.memory import Controls, Everything, KVMemory, Mask, Window
@@ -26,8 +27,8 @@ class QueryBlocks:
     summary = "blocks of queries against the entries they look at, by the read rule's own formula; exact"
 
     def declines(self, memory: Any, request: Request) -> str | None:
-        if not isinstance(memory, KVMemory):
-            return "it runs memories that keep keys and values; this one learns"
+        if (other := declines_unless_kind(memory, KVMemory)) is not None:
+            return other
         rule, retain = memory.read_rule, memory.retain
         if not isinstance(retain, Everything | Window):
             return "what is kept depends on what was read"

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mnemos.execute.attention import attended
+from mnemos.execute.base import declines_unless_kind
 from mnemos.execute.loop import Loop
 from mnemos.execute.request import Request
 from mnemos.memory import Controls, KVMemory, Policy
@@ -29,8 +30,10 @@ class BetweenEvictions:
     summary = "dense attention from each eviction to the next, in blocks of queries; exact"
 
     def declines(self, memory: Any, request: Request) -> str | None:
-        if not isinstance(memory, KVMemory) or not isinstance(memory.retain, Policy):
-            return "it runs key-value memories whose entries a policy keeps"
+        if (other := declines_unless_kind(memory, KVMemory)) is not None:
+            return other
+        if not isinstance(memory.retain, Policy):
+            return "what the memory keeps is no policy's choice"
         if memory.read_rule.rotary is not None and memory.read_rule.positions == "kept":
             return "positions within the kept entries change at every eviction"
         return None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from cases import (
+    MEMORIES,
     MODELS,
     NETWORKS,
     VOCABULARY,
@@ -20,8 +23,10 @@ from cases import (
 from torch import Tensor
 
 import mnemos as mn
+from mnemos.execute import Request
 from mnemos.execute.coefficients import PairProducts
 from mnemos.execute.triangular import unit_lower_inverse
+from mnemos.lowering import EXECUTORS, candidates
 from mnemos.memory import AnyMemory, HigherOrder, LogLinear
 
 
@@ -223,10 +228,56 @@ def test_bfloat16_autocast(spec: mn.ModelSpec) -> None:
     for name, tensor in state.tensors():
         if any(part in name for part in ("matrix", "layer1", "layer2", "layer3")):
             assert tensor.dtype == torch.float32, name
-    logits.float().square().mean().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
-        assert parameter.grad.dtype == torch.float32
+    loss = logits.float().square().mean()
+    outside = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss.backward()
+    for (name, parameter), gradient in zip(model.named_parameters(), outside, strict=True):
+        for found in (parameter.grad, gradient):
+            assert found is not None and torch.isfinite(found).all() and found.dtype == torch.float32, name
+
+
+def one_of_each() -> dict[str, tuple[AnyMemory, int]]:
+    """For every executor that trains here, a memory that it runs and the width of its keys."""
+    found: dict[str, tuple[AnyMemory, int]] = {}
+    of_layers = [p.memory for spec in MODELS.values() for p in spec.pattern if isinstance(p, mn.LayerSpec)]
+    for memory, key_dim in itertools.product([*MEMORIES, *of_layers], (4, 1)):
+        if memory.differentiable:
+            request = Request(1, 37, 1, key_dim, key_dim, torch.float32, "cpu", True)
+            for executor in candidates(memory):
+                if executor.name not in found and executor.declines(memory, request) is None:
+                    found[executor.name] = memory, key_dim
+    return found
+
+
+ONE_OF_EACH = one_of_each()
+
+
+def test_every_executor_that_trains_here_is_held_against_autocast() -> None:
+    assert {e.name for e in EXECUTORS} - set(ONE_OF_EACH) == {"matrix step", "chain step", "fla kernel"}
+
+
+@pytest.mark.parametrize("plan", ONE_OF_EACH)
+@pytest.mark.parametrize("kept", [2**14, 0])
+def test_autocast_leaves_memories_alone(plan: str, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside an autocast block, forwards and backwards, outputs are the same to the bit and gradients up to the
+    rounding of single products, whether intermediates are kept or made again."""
+    monkeypatch.setattr("mnemos.execute.recompute.KEPT", kept)
+    memory, key_dim = ONE_OF_EACH[plan]
+    inputs = Inputs(memory, 37, key_dim=key_dim)
+    found: dict[bool, tuple[Tensor, dict[str, Tensor]]] = {}
+    for inside in (False, True):
+        given = {name: x.detach().float().requires_grad_() for name, x in inputs.tensors.items()}
+        controls, weights = ({name: given[name] for name in named} for named in (inputs.controls, inputs.weights))
+        with torch.autocast("cpu", torch.bfloat16, enabled=inside):
+            out, _ = mn.run(memory, given["q"], given["k"], given["v"], controls, weights or None, plan=plan)
+            (out.square().sum() + out.sum()).backward()
+        found[inside] = out.detach(), {name: x.grad for name, x in given.items() if x.grad is not None}
+    (out, gradients), (same, rounded) = found[False], found[True]
+    assert same.dtype == torch.float32 and torch.equal(out, same) and gradients.keys() == rounded.keys()
+    for name, gradient in gradients.items():
+        error = float((rounded[name] - gradient).norm())
+        assert error <= 0.05 * float(gradient.norm()) + 1e-6, f"{name}: off by {error:.1e} of {gradient.norm():.1e}"
 
 
 @each_model()
