@@ -25,6 +25,8 @@ from torch import Tensor
 import mnemos as mn
 from mnemos.execute import Request
 from mnemos.execute.coefficients import PairProducts
+from mnemos.execute.conjugate_gradients import solve_all
+from mnemos.execute.nonlinear import substitute
 from mnemos.execute.triangular import unit_lower_inverse
 from mnemos.lowering import EXECUTORS, candidates
 from mnemos.memory import AnyMemory, HigherOrder, LogLinear
@@ -278,6 +280,46 @@ def test_autocast_leaves_memories_alone(plan: str, kept: int, monkeypatch: pytes
     for name, gradient in gradients.items():
         error = float((rounded[name] - gradient).norm())
         assert error <= 0.05 * float(gradient.norm()) + 1e-6, f"{name}: off by {error:.1e} of {gradient.norm():.1e}"
+
+
+def randn(*shape: int) -> Tensor:
+    return torch.randn(*shape).requires_grad_()
+
+
+def anchored(q: Tensor, v: Tensor) -> Tensor:
+    memory = mn.Memory(mn.MLP(depth=2, expansion=2), mn.L2(), mn.Keep(), mn.GD(rate=0.1, anchor=mn.Chunk(4)))
+    weights = memory.initial_weights(2, 4, 4, torch.Generator().manual_seed(0))
+    return mn.run(memory, q, q.detach(), v, weights=weights, plan="anchored dual")[0]
+
+
+BY_HAND = {
+    "pairs of factors": (PairProducts.apply, (3, 6)),
+    "forward substitution": (
+        lambda a, v: substitute(mn.Huber(0.5), a, 0.1 * v @ v.mT, v, {}),
+        (1, 2, 5, 4),
+        (1, 2, 5, 4),
+    ),
+    "conjugate gradients": (
+        lambda q, k: solve_all(q, torch.eye(4), k, torch.ones(5), torch.ones(5, 5).tril(), torch.ones(5, 4)),
+        (5, 4),
+        (5, 4),
+    ),
+    "chains": (anchored, (1, 9, 2, 4), (1, 9, 2, 4)),
+}
+"""Backward passes that stand in no other executor's way, with the shapes of their arguments."""
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_autocast_does_not_round_in_backward_passes_by_hand(name: str) -> None:
+    """Those of the gradients that come out of them as they are are the same to the bit."""
+    function, *shapes = BY_HAND[name]
+    given = [randn(*shape) for shape in shapes]
+    out = function(*given)
+    push = torch.randn_like(out)
+    outside = torch.autograd.grad(out, given[:1], push, retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = torch.autograd.grad(out, given[:1], push)
+    assert torch.equal(outside[0], inside[0]) and outside[0].any()
 
 
 @each_model()
