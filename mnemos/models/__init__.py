@@ -1,4 +1,4 @@
-"""Layers stacked into models."""
+"""Layers stacked into models, and networks that take something else than tokens."""
 
 from mnemos.models.clam import ClAM
 from mnemos.models.end_to_end_memory import EndToEndMemory, EndToEndMemorySpec
