@@ -7,7 +7,8 @@ from mnemos.zoo.registry import table
 
 
 def command(*, verbose: bool = False, markdown: bool = False) -> None:
-    """List the published systems, each under the name that every other command takes.
+    """List the published systems, each under the name that the other commands take. Those of the kind network are no
+    language models: they are built in Python, by `mn.zoo.<name>().build()`.
 
     For example:
 

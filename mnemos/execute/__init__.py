@@ -3,7 +3,7 @@
 from mnemos.execute.anchored import AnchoredDual
 from mnemos.execute.anchored_map import AnchoredMap
 from mnemos.execute.attention import FullAttention, WindowedAttention
-from mnemos.execute.base import Executor
+from mnemos.execute.base import Executor, OtherKind
 from mnemos.execute.chain_step import ChainStep
 from mnemos.execute.clustered_window import ClusterOrder
 from mnemos.execute.conjugate_gradients import ConjugateGradients
@@ -47,6 +47,7 @@ __all__ = [
     "MiniBatchDual",
     "NestedSums",
     "NonlinearTriangular",
+    "OtherKind",
     "OuterDecay",
     "QueryBlocks",
     "Request",

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from mnemos.execute.coefficients import Coefficients
+from mnemos.execute.precision import own_precision
 from mnemos.memory import Memory
 from mnemos.memory.structure import Chain
 
@@ -257,6 +258,7 @@ class _ByHand(torch.autograd.Function):
         return out, *after
 
     @staticmethod
+    @own_precision
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         saved, fields = ctx.saved_tensors, []
         for count in ctx.counts:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from mnemos.execute.anchored import AnchoredDual, PlainChunk
+from mnemos.execute.base import declines_unless_kind
 from mnemos.execute.coefficients import Coefficients
 from mnemos.execute.request import Request
 from mnemos.memory import GD, Memory
@@ -28,10 +29,8 @@ class AnchoredMap(AnchoredDual):
     heavy = True
 
     def declines(self, memory: Any, request: Request) -> str | None:
-        if not isinstance(memory, Memory):
-            return f"it runs memories that learn by the four choices; this is a {type(memory).__name__}"
-        if type(memory.learner) is not GD:
-            return f"its learner is {type(memory.learner).__name__}, not gradient descent"
+        if (other := declines_unless_kind(memory, learner=GD)) is not None:
+            return other
         if not memory.learner.anchored:
             return "gradients are taken token by token, not at the start of a chunk (GD(anchor=Chunk(n)))"
         if memory.retention.dual_scaling is None:

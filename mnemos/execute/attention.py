@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mnemos.execute.base import declines_unless_kind
 from mnemos.execute.request import Request
 from mnemos.memory import Controls, Everything, KVMemory, Read, Window
 from mnemos.memory.places import ring_place
@@ -23,8 +24,8 @@ class FullAttention:
     summary = "one call of scaled dot product attention over all entries; exact"
 
     def declines(self, memory: Any, request: Request) -> str | None:
-        if not isinstance(memory, KVMemory):
-            return "it runs memories that keep keys and values; this one learns"
+        if (other := declines_unless_kind(memory, KVMemory)) is not None:
+            return other
         reason = declines_unless_plain(memory.read_rule)
         if reason is None and not isinstance(memory.retain, Everything):
             return "the memory does not keep everything"
@@ -57,8 +58,8 @@ class WindowedAttention:
     summary = "blocks of queries against the keys their windows reach, sinks beside them; exact"
 
     def declines(self, memory: Any, request: Request) -> str | None:
-        if not isinstance(memory, KVMemory):
-            return "it runs memories that keep keys and values; this one learns"
+        if (other := declines_unless_kind(memory, KVMemory)) is not None:
+            return other
         reason = declines_unless_plain(memory.read_rule)
         if reason is None and not isinstance(memory.retain, Window):
             return "what the memory keeps is not a window"

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from mnemos.execute.request import Request
-from mnemos.memory import GD, Controls, Decay, Memory
+from mnemos.memory import GD, AnyMemory, Controls, Decay, Learner, Memory
 from mnemos.state import State
 
 
@@ -47,13 +47,30 @@ class Executor(Protocol):
         ...
 
 
+class OtherKind(str):
+    """Why an algorithm cannot run a memory: it is made for another kind of memory, or of learner. An explanation names
+    all such algorithms in one line."""
+
+
+def declines_unless_kind(
+    memory: Any, kind: type[AnyMemory] = Memory, learner: type[Learner] | None = None
+) -> OtherKind | None:
+    """The reason of algorithms for one kind of memory, or for the memories of the four choices with one learner."""
+    own = type(memory.learner) if isinstance(memory, Memory) else None
+    if isinstance(memory, kind) and (learner is None or learner is own):
+        return None
+    return OtherKind(f"it is for a {_described(kind, learner)}; this is a {_described(type(memory), own)}")
+
+
+def _described(kind: type[AnyMemory], learner: type[Learner] | None) -> str:
+    return kind.__name__ if learner is None else f"{kind.__name__} that learns by {learner.__name__}"
+
+
 def declines_unless_gradient(memory: Any) -> str | None:
     """The reasons that all algorithms for fast weights share: they are for one step of gradient descent a token on
     weights that are at most scaled in between."""
-    if not isinstance(memory, Memory):
-        return f"it runs memories that learn by the four choices; this is a {type(memory).__name__}"
-    if type(memory.learner) is not GD:
-        return f"its learner is {type(memory.learner).__name__}, not gradient descent"
+    if (other := declines_unless_kind(memory, learner=GD)) is not None:
+        return other
     if memory.learner.steps > 1:
         return "a token brings several pairs along (GD(steps=))"
     if memory.retention.scaling is None:
@@ -73,9 +90,9 @@ def declines_unless_matrix(memory: Any) -> str | None:
 
 def declines_unless_elementwise(memory: Any) -> str | None:
     """For algorithms whose decay differs from value channel to value channel, and whose gradient is the value."""
-    if not isinstance(memory, Memory):
-        return f"it runs memories that learn by the four choices; this is a {type(memory).__name__}"
-    if type(memory.learner) is not GD or memory.learner.steps > 1 or memory.learner.anchored:
+    if (other := declines_unless_kind(memory, learner=GD)) is not None:
+        return other
+    if memory.learner.steps > 1 or memory.learner.anchored:
         return "it runs one step of gradient descent a token, its gradient taken at that token"
     if not memory.structure.linear_in_weights:
         return "the structure is not a single matrix"

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mnemos.execute.attention import new_slots, softmax_attention
+from mnemos.execute.base import declines_unless_kind
 from mnemos.execute.request import Request
 from mnemos.memory import ClusteredWindow, Controls
 from mnemos.memory.rotary import rotate
@@ -25,7 +26,7 @@ class ClusterOrder:
     summary = "entries sorted by cluster, then blocks of queries against the window before them; exact"
 
     def declines(self, memory: Any, request: Request) -> str | None:
-        return None if isinstance(memory, ClusteredWindow) else "it keeps no clusters (ClusteredWindow)"
+        return declines_unless_kind(memory, ClusteredWindow)
 
     def flops(self, memory: Any, request: Request) -> float:
         pairs = request.batch * request.heads * (request.length + memory.clusters * memory.size) * 2 * memory.size

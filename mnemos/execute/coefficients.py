@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mnemos.execute.precision import own_precision
 from mnemos.memory import GD, Controls, Memory
 
 
@@ -42,6 +43,7 @@ class PairProducts(torch.autograd.Function):
         return product
 
     @staticmethod
+    @own_precision
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (product,) = ctx.saved_tensors
         through = grads[0] @ product.mT

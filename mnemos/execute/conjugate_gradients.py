@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mnemos.execute.base import declines_unless_kind
 from mnemos.execute.chunks import carried, cut, cut_controls, join, live_tokens
 from mnemos.execute.coefficients import coefficients, scale_tokens, scores
+from mnemos.execute.precision import own_precision
 from mnemos.execute.request import Request
-from mnemos.memory import GD, Controls, Dot, LeastSquares, Memory
+from mnemos.memory import GD, Controls, Dot, LeastSquares
 from mnemos.state import State
 
 SIZE = 32
@@ -28,9 +30,7 @@ class ConjugateGradients:
     summary = "one linear system a token, all solved side by side by matrix products; exact to rounding"
 
     def declines(self, memory: Any, request: Request) -> str | None:
-        if not isinstance(memory, Memory) or not isinstance(memory.learner, LeastSquares):
-            return "it runs memories that solve for their weights (LeastSquares)"
-        return None
+        return declines_unless_kind(memory, learner=LeastSquares)
 
     def flops(self, memory: Any, request: Request) -> float:
         tokens = request.batch * request.heads * request.length
@@ -116,6 +116,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*inputs[1:], output)
 
 
+@own_precision
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
     gram, keys, carry, write, ridge, x = ctx.saved_tensors
     u = solve_all(grad.contiguous(), gram, keys, carry, write, ridge)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mnemos.execute.attention import new_slots, softmax_attention, stored_in_ring, unrolled
+from mnemos.execute.base import declines_unless_kind
 from mnemos.execute.recompute import recomputed, recomputing
 from mnemos.execute.request import Request
 from mnemos.memory import Controls, CoreContext
@@ -26,7 +27,7 @@ class CoresAndWindow:
     summary = "blocks of queries against the cores of older groups and the recent entries; exact"
 
     def declines(self, memory: Any, request: Request) -> str | None:
-        return None if isinstance(memory, CoreContext) else "it keeps no cores of groups (CoreContext)"
+        return declines_unless_kind(memory, CoreContext)
 
     def flops(self, memory: Any, request: Request) -> float:
         reach = min(memory.window + memory.group + BLOCK, request.length) + request.length / memory.group / 2

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mnemos.execute.base import declines_unless_kind
 from mnemos.execute.request import Request
 from mnemos.execute.scan import diagonal_scan
-from mnemos.memory import Controls, Decay, Implicit, Keep, Memory
+from mnemos.memory import Controls, Decay, Implicit, Keep
 from mnemos.state import State
 
 
@@ -20,8 +21,8 @@ class DiagonalSteps:
     summary = "a scan of every element of the state by itself; exact"
 
     def declines(self, memory: Any, request: Request) -> str | None:
-        if not isinstance(memory, Memory) or not isinstance(memory.learner, Implicit):
-            return "it runs memories that take the implicit step"
+        if (other := declines_unless_kind(memory, learner=Implicit)) is not None:
+            return other
         if not memory.learner.diagonal:
             return "the step is not diagonal (Implicit(diagonal=True))"
         if type(memory.retention) is Keep or (

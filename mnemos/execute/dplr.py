@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mnemos.execute.base import declines_unless_kind
 from mnemos.execute.chunks import cut, cut_controls, join, live_tokens
 from mnemos.execute.coefficients import PairProducts, scale_tokens, scale_weight, scores
 from mnemos.execute.request import Request
 from mnemos.execute.triangular import unit_lower_inverse
-from mnemos.memory import DPLR, GD, Controls, Memory
+from mnemos.memory import DPLR, GD, Controls
 from mnemos.state import State
 
 CHUNK = 16
@@ -28,11 +29,11 @@ class TriangularRemoval:
     summary = "one unit-triangular system per chunk for the removed parts, decays as products of pairs; exact"
 
     def declines(self, memory: Any, request: Request) -> str | None:
-        if not isinstance(memory, Memory):
-            return f"it runs memories that learn by the four choices; this is a {type(memory).__name__}"
+        if (other := declines_unless_kind(memory, learner=GD)) is not None:
+            return other
         if not isinstance(memory.retention, DPLR):
             return f"the retention is {type(memory.retention).__name__}, not diagonal plus low rank"
-        if type(memory.learner) is not GD or memory.learner.momentum or memory.learner.steps > 1:
+        if memory.learner.momentum or memory.learner.steps > 1:
             return "the learner is not one plain step of gradient descent a token"
         if memory.learner.anchored:
             return "the learner takes its gradients at the start of a chunk, not token by token"

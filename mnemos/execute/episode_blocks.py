@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mnemos.execute.base import declines_unless_kind
 from mnemos.execute.loop import Loop
 from mnemos.execute.recompute import recomputed, recomputing
 from mnemos.execute.request import Request
@@ -38,7 +39,7 @@ class EpisodeBlocks:
     summary = "one table of all episodes; blocks of queries against the episodes that they find; exact"
 
     def declines(self, memory: Any, request: Request) -> str | None:
-        return None if isinstance(memory, EpisodicMemory) else "what it keeps is not in episodes (EpisodicMemory)"
+        return declines_unless_kind(memory, EpisodicMemory)
 
     def flops(self, memory: Any, request: Request) -> float:
         tokens = request.batch * request.heads * request.length

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mnemos.execute.base import declines_unless_kind
 from mnemos.execute.chunks import cut, cut_controls, join, live_tokens
 from mnemos.execute.coefficients import coefficients, scale_tokens, scores
 from mnemos.execute.request import Request
@@ -46,7 +47,7 @@ class Fenwick:
     summary = "masked matrix products inside chunks, a state for each level from chunk to chunk; exact, T log T"
 
     def declines(self, memory: Any, request: Request) -> str | None:
-        return None if isinstance(memory, LogLinear) else "its past is not kept in levels (LogLinear)"
+        return declines_unless_kind(memory, LogLinear)
 
     def flops(self, memory: Any, request: Request) -> float:
         key, value = request.key_dim, request.value_dim

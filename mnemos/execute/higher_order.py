@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mnemos.execute.base import declines_unless_kind
 from mnemos.execute.chunks import carried, cut, cut_controls, join, live_tokens
 from mnemos.execute.coefficients import PairProducts
 from mnemos.execute.request import Request
@@ -30,9 +31,7 @@ class NestedSums:
     summary = "masked matrix products inside chunks, the sums carried from chunk to chunk; exact"
 
     def declines(self, memory: Any, request: Request) -> str | None:
-        if not isinstance(memory, HigherOrder):
-            return f"it runs higher-order linear attention; this is a {type(memory).__name__}"
-        return None
+        return declines_unless_kind(memory, HigherOrder)
 
     def flops(self, memory: Any, request: Request) -> float:
         key, value = request.key_dim, request.value_dim

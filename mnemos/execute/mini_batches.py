@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mnemos.execute.base import declines_unless_kind
 from mnemos.execute.chunks import cut_controls
 from mnemos.execute.phases import InPhase, where
 from mnemos.execute.request import Request
@@ -27,9 +28,7 @@ class MiniBatchDual:
     summary = "matrix products inside each mini-batch, no weights per token; exact"
 
     def declines(self, memory: Any, request: Request) -> str | None:
-        if not isinstance(memory, Memory) or not isinstance(memory.learner, MiniBatch):
-            return "it runs memories that learn by mini-batches (MiniBatch)"
-        return None
+        return declines_unless_kind(memory, learner=MiniBatch)
 
     def flops(self, memory: Any, request: Request) -> float:
         tokens = request.batch * request.heads * request.length

@@ -12,6 +12,7 @@ from mnemos.execute.base import declines_unless_matrix
 from mnemos.execute.chunks import cut, cut_controls, join, live_tokens
 from mnemos.execute.coefficients import coefficients, scale_tokens, scale_weight, scores
 from mnemos.execute.linear import CHUNK, chunk_flops
+from mnemos.execute.precision import own_precision
 from mnemos.execute.request import Request
 from mnemos.memory import Controls, Objective
 from mnemos.state import State
@@ -131,6 +132,7 @@ class Substitution(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @own_precision
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         slopes, predictions, lower, value, *of = ctx.saved_tensors
         objective, names, grad = ctx.objective, ctx.names, grads[0]

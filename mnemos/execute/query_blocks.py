@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from mnemos.execute.attention import all_appended, attended, new_slots, stored_in_ring, unrolled
+from mnemos.execute.base import declines_unless_kind
 from mnemos.execute.recompute import recomputed, recomputing
 from mnemos.execute.request import Request
 from mnemos.memory import Controls, Everything, KVMemory, Mask, Window
-from mnemos.memory.keeping import fold, unfold
+from mnemos.memory.keeping import respond
 from mnemos.memory.rotary import rotate
 from mnemos.state import State
 
@@ -26,8 +27,8 @@ class QueryBlocks:
     summary = "blocks of queries against the entries they look at, by the read rule's own formula; exact"
 
     def declines(self, memory: Any, request: Request) -> str | None:
-        if not isinstance(memory, KVMemory):
-            return "it runs memories that keep keys and values; this one learns"
+        if (other := declines_unless_kind(memory, KVMemory)) is not None:
+            return other
         rule, retain = memory.read_rule, memory.retain
         if not isinstance(retain, Everything | Window):
             return "what is kept depends on what was read"
@@ -162,12 +163,6 @@ def _responses(
     """Answers (B, n, heads, V) to q (B, n, heads, K) at `position` (B or 1, n) from keys and values (B, M, H, .)."""
     if memory.read_rule.plain:
         return attended(q, keys, values, memory, seen[:, None])
-    number, heads = q.shape[1], keys.shape[2]
-    group = q.shape[2] // heads
-    seen, lag = (x[:, None].repeat(1, 1, group, 1) for x in (seen, lag))
-    asked = {name: fold(value, heads) for name, value in controls.items()}
-    if memory.read_rule.numbered:
-        asked["position"] = position[:, None].repeat(1, 1, group)
     keys, values = keys.transpose(1, 2), values.transpose(1, 2)
-    out, _ = memory.read_rule.respond(fold(q.to(keys.dtype), heads), keys, values, seen, lag, asked)
-    return unfold(out, number)
+    out, _ = respond(memory.read_rule, q, keys, values, seen[:, None], lag[:, None], position, controls)
+    return out

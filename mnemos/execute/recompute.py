@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mnemos.execute.precision import own_precision
+
 KEPT = 2**14
 """Tokens of all rows and heads up to which intermediates are kept: making them again costs a third more time."""
 
@@ -36,6 +38,7 @@ class _Recomputed(torch.autograd.Function):
         return work(*tensors)
 
     @staticmethod
+    @own_precision
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         wanted, leaves, twice = ctx.needs_input_grad[1:], ctx.saved_tensors, torch.is_grad_enabled()
         if not twice:  # no second derivatives are asked for

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mnemos.memory import AnyMemory, CoreContext, EpisodicMemory, Everything, KVMemory
+from mnemos.memory import AnyMemory
 
 
 class Request(NamedTuple):
@@ -39,15 +40,10 @@ def state_bytes(memory: AnyMemory, request: Request, heads: int | None = None) -
         for n, s in memory.weight_shapes(request.key_dim, request.value_dim).items()
     }
     state = memory.init(request.batch, heads, request.key_dim, request.value_dim, weights, dtype, "meta")
-    if isinstance(memory, KVMemory) and isinstance(memory.retain, Everything):
-        size = torch.empty(0, dtype=dtype).element_size()
-        entry = heads * (request.key_dim + request.value_dim + memory.stored_width) * size + 8
-        return state.nbytes + request.batch * request.length * entry
-    if isinstance(memory, EpisodicMemory) and memory.capacity is None:
-        entry = sum(x.new_empty(x.shape[2:]).nbytes for n, x in state.tensors() if n != "count")
-        return state.nbytes + request.batch * request.length * entry
-    if isinstance(memory, CoreContext):
-        size = torch.empty(0, dtype=dtype).element_size()
-        core = heads * (request.key_dim + request.value_dim) * size + 8
-        return state.nbytes + request.batch * (request.length // memory.group) * core
-    return state.nbytes
+    growing = memory.growing
+    places = {
+        name: request.batch * (request.length // growing[name]) * math.prod(tensor.shape[2:]) * tensor.element_size()
+        for name, tensor in state.tensors()
+        if name in growing
+    }
+    return state.nbytes + sum(places.values())

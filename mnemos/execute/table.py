@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mnemos.execute.attention import attended
+from mnemos.execute.base import declines_unless_kind
 from mnemos.execute.loop import Loop
 from mnemos.execute.request import Request
 from mnemos.memory import Controls, KVMemory, Policy
-from mnemos.memory.keeping import fold, over_group, unfold
+from mnemos.memory.keeping import over_group, respond
 from mnemos.memory.places import put_in_table
 from mnemos.memory.rotary import rotate
 from mnemos.state import State, concatenate
@@ -29,8 +30,10 @@ class BetweenEvictions:
     summary = "dense attention from each eviction to the next, in blocks of queries; exact"
 
     def declines(self, memory: Any, request: Request) -> str | None:
-        if not isinstance(memory, KVMemory) or not isinstance(memory.retain, Policy):
-            return "it runs key-value memories whose entries a policy keeps"
+        if (other := declines_unless_kind(memory, KVMemory)) is not None:
+            return other
+        if not isinstance(memory.retain, Policy):
+            return "what the memory keeps is no policy's choice"
         if memory.read_rule.rotary is not None and memory.read_rule.positions == "kept":
             return "positions within the kept entries change at every eviction"
         return None
@@ -120,17 +123,12 @@ def _stretch(
     seen = (slot > 0) & (lag >= 0)
     if rule.mask is not None:
         seen = seen & rule.mask.sees(asked, slot - 1)
-    group = q.shape[2] // heads
     if rule.plain and not policy.statistics:  # nobody asks for the weights
         keys, values = (there[name].transpose(1, 2) for name in ("keys", "values"))
+        group = q.shape[2] // heads
         return attended(q.to(dtype), keys, values, memory, seen.repeat_interleave(group, 1)).to(out_dtype), new
-    seen_by_all = seen.repeat(1, 1, group, 1)
-    lag_of_all = lag if rule.plain else lag.repeat(1, 1, group, 1)
-    folded = {control.name: fold(controls[control.name], heads) for control in memory.read_controls}
-    if rule.numbered:
-        folded["position"] = position[:, None].repeat(1, 1, group)
-    keys, values = there["keys"], there["values"]
-    out, weights = rule.respond(fold(q.to(dtype), heads), keys, values, seen_by_all, lag_of_all, folded)
+    asking = {control.name: controls[control.name] for control in memory.read_controls}
+    out, weights = respond(rule, q, there["keys"], there["values"], seen, lag, position, asking)
 
     if policy.statistics:
         before = {name: there[f"statistic.{name}"].detach() for name in policy.statistics}
@@ -139,4 +137,4 @@ def _stretch(
         empty = new["slot"].shape[-1] - used
         filled = {f"statistic.{name}": F.pad(told[name], (0, empty)) for name in policy.statistics}
         new = new.successor(**new.entries | filled)
-    return unfold(out, number).to(out_dtype), new
+    return out.to(out_dtype), new

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mnemos.execute import Executor, Request, state_bytes
+from mnemos.execute import Executor, OtherKind, Request, state_bytes
 from mnemos.memory import AnyMemory
 
 
@@ -29,15 +29,19 @@ class Plan:
         return state_bytes(self.memory, self.request)
 
     def explain(self) -> str:
-        """The plan in words."""
+        """The plan in words; what was not taken for the same reason stands in one line."""
         r = self.request
         tokens = max(r.batch * r.length, 1)
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in self.declined:
+            shown = "made for other kinds of memory" if isinstance(reason, OtherKind) else reason
+            by_reason.setdefault(shown, []).append(name)
         lines = [
             f"{self.memory}",
             f"on {r.batch} x {r.length} tokens, {r.heads} heads, key {r.key_dim}, value {r.value_dim}, "
             f"{str(r.dtype).removeprefix('torch.')} on {r.device}, {'training' if r.training else 'inference'}",
             f"  runs by    {self.executor.name}: {self.executor.summary}",
-            *[f"  not by     {name}: {reason}" for name, reason in self.declined],
+            *[f"  not by     {', '.join(names)}: {reason}" for reason, names in by_reason.items()],
             f"  costs      {readable(self.flops, 1000, 'FLOP')} forward, "
             f"{readable(self.flops / tokens, 1000, 'FLOP')} a token",
             f"  state      {readable(self.state_bytes / max(r.batch, 1), 1024, 'B')} a row",

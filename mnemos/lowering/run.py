@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mnemos.errors import InvalidType
 from mnemos.execute import Request
+from mnemos.execute.precision import own_precision
 from mnemos.lowering.divergence import checked_over_documents
 from mnemos.lowering.lower import lower, step_executor
 from mnemos.lowering.watch import present_watcher
@@ -45,6 +46,7 @@ def run(
     reset: (batch, time) bool; the memory starts afresh before these tokens. mask: (batch, time) bool; tokens where
     it is False are padding, which neither writes nor reads (its outputs are zero).
     checks: whether to look for NaN and infinity in the results, and for where they came from.
+    Inside an autocast block a memory still runs in the precision of its inputs and its state.
 
     Returns outputs (batch, time, heads, value_dim) and the state after the last token. An empty sequence gives an
     empty output and the same state. With gradients off, a run of a single token updates the given state in place.
@@ -79,6 +81,7 @@ def run(
     return run_documents(rows, [q, k, v, *controls.values()], state, reset, mask)
 
 
+@own_precision
 def run_rows(
     memory: AnyMemory,
     q: Tensor,

@@ -47,6 +47,12 @@ class AnyMemory(Declaration):
         raise NotImplementedError
 
     @property
+    def growing(self) -> Mapping[str, int]:
+        """Those tensors of its state, by dotted name, that get longer: how many tokens it takes to make their second
+        axis one place longer. Empty: the state keeps its size."""
+        return {}
+
+    @property
     def differentiable(self) -> bool:
         """Fact: gradients pass from its answers to keys or values."""
         return True

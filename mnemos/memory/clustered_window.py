@@ -12,10 +12,10 @@ from torch import Tensor
 from mnemos.declaration import Declaration
 from mnemos.errors import expect
 from mnemos.memory.base import AnyMemory
-from mnemos.memory.checks import check_sizes
 from mnemos.memory.control import Control, Controls
+from mnemos.memory.places import check_start, vacant
 from mnemos.memory.read.base import masked_softmax
-from mnemos.memory.rotary import check_rotary, rotate
+from mnemos.memory.rotary import rotate
 from mnemos.state import State
 
 
@@ -74,16 +74,10 @@ class ClusteredWindow(AnyMemory):
         device: torch.device | str | None = None,
     ) -> State:
         """An empty state. Raises InvalidValue for any weights."""
-        check_sizes(batch, heads, key_dim, value_dim)
-        expect(not weights, "a clustered window starts empty and takes no weights.")
-        check_rotary(self.rotary, key_dim)
-        owner, places = self.owner(heads, key_dim, value_dim), self.clusters * self.size
+        check_start("a clustered window", batch, heads, key_dim, value_dim, weights, self.rotary)
+        owner = self.owner(heads, key_dim, value_dim)
+        entries = vacant(self.clusters * self.size, heads, key_dim, value_dim, dtype, device, apart=True)
         whole = {"dtype": torch.int64, "device": device}
-        entries = {
-            "keys": torch.zeros(1, heads, places, key_dim, dtype=dtype, device=device),
-            "values": torch.zeros(1, heads, places, value_dim, dtype=dtype, device=device),
-            "slot": torch.zeros(1, heads, places, **whole),
-        }
         fresh = {
             "assigned": torch.zeros(1, heads, self.clusters, **whole),
             "cluster": torch.zeros(1, heads, **whole),

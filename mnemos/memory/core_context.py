@@ -12,12 +12,11 @@ from torch import Tensor
 from mnemos.declaration import Declaration
 from mnemos.errors import expect
 from mnemos.memory.base import AnyMemory
-from mnemos.memory.checks import check_sizes
 from mnemos.memory.control import Control, Controls
-from mnemos.memory.places import put_in_ring
+from mnemos.memory.places import check_start, put_in_ring, vacant
 from mnemos.memory.read.base import masked_softmax
 from mnemos.memory.retain import Window
-from mnemos.memory.rotary import check_rotary, rotate
+from mnemos.memory.rotary import rotate
 from mnemos.state import State
 
 
@@ -67,6 +66,10 @@ class CoreContext(AnyMemory):
     def kept(self) -> str:
         return f"{self.window + self.group} keys and values, and an average for every {self.group} older ones"
 
+    @property
+    def growing(self) -> Mapping[str, int]:
+        return dict.fromkeys(("cores.keys", "cores.values", "cores.slot"), self.group)
+
     def step_flops(self, key_dim: int, value_dim: int, context: int) -> float:
         return 2.0 * (min(self.window + self.group, context) + context / self.group) * (key_dim + value_dim)
 
@@ -81,20 +84,13 @@ class CoreContext(AnyMemory):
         device: torch.device | str | None = None,
     ) -> State:
         """An empty state. Raises InvalidValue for any weights."""
-        check_sizes(batch, heads, key_dim, value_dim)
-        expect(not weights, "a core context memory starts empty and takes no weights.")
-        check_rotary(self.rotary, key_dim)
+        check_start("a core context memory", batch, heads, key_dim, value_dim, weights, self.rotary)
         owner = self.owner(heads, key_dim, value_dim)
-
-        def empty(places: int) -> dict[str, Tensor]:
-            return {
-                "keys": torch.zeros(1, places, heads, key_dim, dtype=dtype, device=device),
-                "values": torch.zeros(1, places, heads, value_dim, dtype=dtype, device=device),
-                "slot": torch.zeros(1, places, dtype=torch.int64, device=device),
-            }
-
-        recent = empty(self.window + self.group) | {"count": torch.zeros(1, dtype=torch.int64, device=device)}
-        parts = {"recent": recent, "cores": empty(0)}
+        parts = {
+            name: vacant(places, heads, key_dim, value_dim, dtype, device)
+            for name, places in (("recent", self.ring.size), ("cores", 0))
+        }
+        parts["recent"]["count"] = torch.zeros(1, dtype=torch.int64, device=device)
         return State(owner, {name: State((*owner, ("part", name)), part) for name, part in parts.items()}).expand(batch)
 
     def state_dtype(self, dtype: torch.dtype) -> torch.dtype:

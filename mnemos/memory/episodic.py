@@ -13,14 +13,13 @@ from torch import Tensor
 
 from mnemos.errors import expect, expect_kind
 from mnemos.memory.base import AnyMemory
-from mnemos.memory.checks import check_sizes
 from mnemos.memory.control import Control, Controls
 from mnemos.memory.episode import Boundary, Every, MeanKey, Recall, Summary
 from mnemos.memory.episode.refine import settled
 from mnemos.memory.episode.segment import beginnings
-from mnemos.memory.places import statistics_dtype
+from mnemos.memory.places import check_start, statistics_dtype, vacant
 from mnemos.memory.read.base import masked_softmax
-from mnemos.memory.rotary import check_rotary, rotate
+from mnemos.memory.rotary import rotate
 from mnemos.state import State
 
 Entries = dict[str, Tensor]
@@ -143,6 +142,24 @@ class EpisodicMemory(AnyMemory):
         what = "all keys and values" if self.keep is None else f"keys and values of {self.keep} episodes"
         return f"{what}, in episodes"
 
+    @property
+    def noted(self) -> tuple[str, ...]:
+        """What is noted of every entry beside its key, value and slot."""
+        needed = {
+            "episode": True,
+            "address": self.summary.own,
+            "surprise": self.boundary.span > 0,
+            "received": self.summary.watches,
+            "queued": self.recall.contiguous > 0,
+        }
+        return tuple(name for name, so in needed.items() if so)
+
+    @property
+    def growing(self) -> Mapping[str, int]:
+        if self.capacity is not None:
+            return {}
+        return dict.fromkeys(("keys", "values", "slot", *self.noted), 1)
+
     def step_flops(self, key_dim: int, value_dim: int, context: int) -> float:
         episodes = context / self.boundary.longest if self.keep is None else self.keep
         near = min(self.recalled + self.window + self.sinks, context)
@@ -159,27 +176,14 @@ class EpisodicMemory(AnyMemory):
         device: torch.device | str | None = None,
     ) -> State:
         """An empty state. Raises InvalidValue for any weights."""
-        check_sizes(batch, heads, key_dim, value_dim)
-        expect(not weights, "an episodic memory starts empty and takes no weights.")
-        check_rotary(self.rotary, key_dim)
+        check_start("an episodic memory", batch, heads, key_dim, value_dim, weights, self.rotary)
         places = self.capacity or 0
-        whole, real = torch.int64, statistics_dtype(dtype)
-        form: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
-            "keys": ((heads, key_dim), dtype),
-            "values": ((heads, value_dim), dtype),
-            "slot": ((), whole),
-            "episode": ((), whole),
-        }
-        if self.summary.own:
-            form["address"] = ((heads, key_dim), dtype)
-        if self.boundary.span:
-            form["surprise"] = ((), real)
-        if self.summary.watches:
-            form["received"] = ((), real)
-        if self.recall.contiguous:
-            form["queued"] = ((), whole)
-        fresh = {n: torch.zeros(1, places, *shape, dtype=d, device=device) for n, (shape, d) in form.items()}
-        fresh["count"] = torch.zeros(1, dtype=whole, device=device)
+        fresh = vacant(places, heads, key_dim, value_dim, dtype, device)
+        kinds = {"address": dtype, "surprise": statistics_dtype(dtype), "received": statistics_dtype(dtype)}
+        for name in self.noted:
+            shape = (heads, key_dim) if name == "address" else ()
+            fresh[name] = torch.zeros(1, places, *shape, dtype=kinds.get(name, torch.int64), device=device)
+        fresh["count"] = torch.zeros(1, dtype=torch.int64, device=device)
         return State(self.owner(heads, key_dim, value_dim), fresh).expand(batch)
 
     def state_dtype(self, dtype: torch.dtype) -> torch.dtype:

@@ -8,15 +8,23 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mnemos.errors import expect, expect_kind
+from mnemos.errors import expect_kind
 from mnemos.memory.base import AnyMemory
-from mnemos.memory.checks import check_sizes
 from mnemos.memory.control import Control, Controls
 from mnemos.memory.patterns import Patterns
-from mnemos.memory.places import append, evict, observed, put_in_ring, put_in_table, statistics_dtype
+from mnemos.memory.places import (
+    append,
+    check_start,
+    evict,
+    observed,
+    put_in_ring,
+    put_in_table,
+    statistics_dtype,
+    vacant,
+)
 from mnemos.memory.read import Read, Softmax
 from mnemos.memory.retain import Everything, Policy, Retain, Window
-from mnemos.memory.rotary import check_rotary, rotate
+from mnemos.memory.rotary import rotate
 from mnemos.memory.write import Append
 from mnemos.state import State
 
@@ -70,6 +78,10 @@ class KVMemory(AnyMemory):
         places = self.retain.capacity
         return "all keys and values" if places is None else f"{places} keys and values"
 
+    @property
+    def growing(self) -> Mapping[str, int]:
+        return {"keys": 1, "values": 1, "slot": 1} if self.retain.capacity is None else {}
+
     def weight_shapes(self, key_dim: int, value_dim: int) -> dict[str, tuple[int, ...]]:
         self.read_rule.check_sizes(key_dim, value_dim)
         return {}
@@ -98,24 +110,15 @@ class KVMemory(AnyMemory):
         device: torch.device | str | None = None,
     ) -> State:
         """An empty state; `heads` counts the heads of keys and values. Raises InvalidValue for any weights."""
-        check_sizes(batch, heads, key_dim, value_dim)
+        check_start("a key-value memory", batch, heads, key_dim, value_dim, weights, self.read_rule.rotary)
         self.read_rule.check_sizes(key_dim, value_dim)
-        expect(not weights, "a key-value memory starts empty and takes no weights.")
-        check_rotary(self.read_rule.rotary, key_dim)
-        places = self.retain.capacity or 0
-        lead = (1, places, heads)
-        slot: tuple[int, ...] = (1, places)
-        if isinstance(self.retain, Policy):  # one place more: the new entry is there before an old one goes
-            lead = slot = (1, heads, places + 1)
-        fresh = {
-            "keys": torch.zeros(*lead, key_dim, dtype=dtype, device=device),
-            "values": torch.zeros(*lead, value_dim + self.stored_width, dtype=dtype, device=device),
-            "slot": torch.zeros(slot, dtype=torch.int64, device=device),
-            "count": torch.zeros(1, dtype=torch.int64, device=device),
-        }
+        policy = isinstance(self.retain, Policy)
+        places = (self.retain.capacity or 0) + policy  # one more: the new entry is there before an old one goes
+        fresh = vacant(places, heads, key_dim, value_dim + self.stored_width, dtype, device, apart=policy)
+        fresh["count"] = torch.zeros(1, dtype=torch.int64, device=device)
         if isinstance(self.retain, Policy):
             own = {"dtype": statistics_dtype(dtype), "device": device}
-            fresh |= {f"statistic.{name}": torch.zeros(slot, **own) for name in self.retain.statistics}
+            fresh |= {f"statistic.{n}": torch.zeros(1, heads, places, **own) for n in self.retain.statistics}
         return State(self.owner(heads, key_dim, value_dim), fresh).expand(batch)
 
     def state_dtype(self, dtype: torch.dtype) -> torch.dtype:
@@ -182,11 +185,8 @@ class KVMemory(AnyMemory):
         if rule.mask is not None:
             seen = seen & rule.mask.sees(newest[:, None, None], position)
         lag = (newest[:, None, None] - position)[:, :, None]
-        asked = {name: fold(value, keys.shape[1]) for name, value in controls.items()}
-        if rule.numbered:
-            asked["position"] = newest[:, None, None]
-        out, weights = rule.respond(fold(asking, keys.shape[1]), keys, values, seen[:, :, None], lag, asked)
-        return unfold(out, q.shape[1]).to(q.dtype), weights
+        out, weights = respond(rule, asking, keys, values, seen[:, :, None], lag, newest[:, None], controls)
+        return out.to(q.dtype), weights
 
     def _renumbered(self, keys: Tensor, slot: Tensor, newest: Tensor) -> Tensor:
         """keys (B, H, N, K) as if the kept entries followed each other without gaps up to the newest position, slot
@@ -212,6 +212,37 @@ class KVMemory(AnyMemory):
 
     def __repr__(self) -> str:
         return str(self)
+
+
+def respond(
+    rule: Read,
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    seen: Tensor,
+    lag: Tensor,
+    position: Tensor,
+    controls: Controls,
+) -> tuple[Tensor, Tensor]:
+    """What queries of a multiple of the keys' heads are answered.
+
+    q (B, n, heads, K), keys (B, H, N, K), values (B, H, N, V), seen and lag (B, H, n, N), position (B, n), controls
+    (B, n, heads, ...); the axes H and n of seen and lag, and both axes of position, may be 1 where all are alike.
+    Returns answers (B, n, heads, V) and the weights of the entries (B, H, queries of a group, N), those of one head
+    behind those of the other.
+    """
+    number, heads = q.shape[1], keys.shape[1]
+    group = q.shape[2] // heads
+
+    def for_group(x: Tensor) -> Tensor:
+        return x if group == 1 or x.shape[2] == 1 else x.repeat(1, 1, group, *[1] * (x.ndim - 3))
+
+    asked = {name: fold(value, heads) for name, value in controls.items()}
+    if rule.numbered:
+        asked["position"] = for_group(position[:, None])
+    lag = lag if rule.plain else for_group(lag)
+    out, weights = rule.respond(fold(q.to(keys.dtype), heads), keys, values, for_group(seen), lag, asked)
+    return unfold(out, number), weights
 
 
 def fold(x: Tensor, heads: int) -> Tensor:

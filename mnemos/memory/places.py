@@ -2,13 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
+from mnemos.errors import expect
+from mnemos.memory.checks import check_sizes
 from mnemos.memory.retain import Policy, Window
+from mnemos.memory.rotary import check_rotary
 from mnemos.state import State
 
 Entries = dict[str, Tensor | State]
+
+
+def check_start(
+    what: str,
+    batch: int,
+    heads: int,
+    key_dim: int,
+    value_dim: int,
+    weights: Mapping[str, Tensor] | None,
+    rotary: float | None,
+) -> None:
+    """Raises InvalidValue for sizes that cannot be, for weights, which `what` does not take, and for keys that cannot
+    be turned to rotary positions."""
+    check_sizes(batch, heads, key_dim, value_dim)
+    expect(not weights, f"{what} starts empty and takes no weights.")
+    check_rotary(rotary, key_dim)
+
+
+def vacant(
+    places: int,
+    heads: int,
+    key_dim: int,
+    value_dim: int,
+    dtype: torch.dtype,
+    device: torch.device | str | None,
+    apart: bool = False,
+) -> dict[str, Tensor]:
+    """One row's empty places: `keys` (1, N, H, K), `values` (1, N, H, V) and `slot` (1, N), position + 1 or 0 for none;
+    or where heads have places of their own (`apart`) (1, H, N, .) and (1, H, N)."""
+    lead = (1, heads, places) if apart else (1, places, heads)
+    return {
+        "keys": torch.zeros(*lead, key_dim, dtype=dtype, device=device),
+        "values": torch.zeros(*lead, value_dim, dtype=dtype, device=device),
+        "slot": torch.zeros(lead if apart else (1, places), dtype=torch.int64, device=device),
+    }
 
 
 def append(state: State, k: Tensor, v: Tensor) -> Entries:

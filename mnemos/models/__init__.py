@@ -1,7 +1,7 @@
-"""Layers stacked into models."""
+"""Layers stacked into models, and networks that take something else than tokens."""
 
 from mnemos.models.clam import ClAM
-from mnemos.models.end_to_end_memory import EndToEndMemory
+from mnemos.models.end_to_end_memory import EndToEndMemory, EndToEndMemorySpec
 from mnemos.models.explicit_memory import (
     ExplicitMemory,
     read_with_memories,
@@ -13,9 +13,10 @@ from mnemos.models.generation import generate, stream
 from mnemos.models.hybrid import hybrid
 from mnemos.models.key_index import KeyIndex
 from mnemos.models.language_model import LanguageModel
-from mnemos.models.memo import Looks, Memo, bhattacharyya, memo_loss
+from mnemos.models.memo import Looks, Memo, MemoSpec, bhattacharyya, memo_loss
 from mnemos.models.memory_bank import MemoryBank
-from mnemos.models.pointer_network import Pointer, PointerNetwork
+from mnemos.models.network import NetworkDeclaration
+from mnemos.models.pointer_network import Pointer, PointerNetwork, PointerNetworkSpec
 from mnemos.models.segments import Associative, Engrams, LookAhead, MemoryTokens, Segments
 from mnemos.models.spec import ModelSpec
 from mnemos.models.surprise import read_with_surprise
@@ -25,6 +26,7 @@ __all__ = [
     "Associative",
     "ClAM",
     "EndToEndMemory",
+    "EndToEndMemorySpec",
     "Engrams",
     "ExplicitMemory",
     "KeyIndex",
@@ -32,11 +34,14 @@ __all__ = [
     "LookAhead",
     "Looks",
     "Memo",
+    "MemoSpec",
     "MemoryBank",
     "MemoryTokens",
     "ModelSpec",
+    "NetworkDeclaration",
     "Pointer",
     "PointerNetwork",
+    "PointerNetworkSpec",
     "Segments",
     "VectorModel",
     "bhattacharyya",

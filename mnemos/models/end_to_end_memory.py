@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -9,9 +10,11 @@ from torch import Tensor, nn
 
 from mnemos.errors import InvalidType, InvalidValue, expect
 from mnemos.memory.read.base import masked_softmax
+from mnemos.models.network import NetworkDeclaration
 
 
-class EndToEndMemory(nn.Module):
+@dataclass(frozen=True)
+class EndToEndMemorySpec(NetworkDeclaration):
     """An end-to-end memory network (arXiv 1503.08895). For sentences x_i and a question q of words,
 
         m_i = sum_j l_j * A x_ij + T_A(i),   c_i = sum_j l_j * C x_ij + T_C(i),   u = sum_j l_j * B q_j
@@ -27,42 +30,63 @@ class EndToEndMemory(nn.Module):
     masked: whether places without a sentence get no weight. Without the mask, as in the published code, they stand
     behind the sentences as zeros with a T.
     noise: in training, how likely an empty place is put behind each sentence (random noise, 0.1 in the paper).
+    """
+
+    vocabulary: int
+    width: int = 20
+    hops: int = 3
+    memories: int = 50
+    tying: Literal["adjacent", "layerwise"] = "adjacent"
+    encoding: Literal["position", "bag"] = "position"
+    temporal: bool = True
+    masked: bool = True
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("vocabulary", 2), ("width", 1), ("hops", 1), ("memories", 1)):
+            value = getattr(self, name)
+            expect(value >= least, f"EndToEndMemorySpec({name}=) is a whole number of at least {least}; got {value!r}.")
+        expect(
+            self.tying in ("adjacent", "layerwise"),
+            f'EndToEndMemorySpec(tying=) is "adjacent" or "layerwise"; got {self.tying!r}.',
+        )
+        expect(
+            self.encoding in ("position", "bag"),
+            f'EndToEndMemorySpec(encoding=) is "position" or "bag"; got {self.encoding!r}.',
+        )
+        expect(0 <= self.noise < 1, f"EndToEndMemorySpec(noise=) is a probability in [0, 1); got {self.noise!r}.")
+
+    @property
+    def kept(self) -> str:
+        return f"the last {self.memories} sentences"
+
+    def build(self) -> EndToEndMemory:
+        return EndToEndMemory(self)
+
+    def example(self, batch: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Stories of five sentences of four words, and questions of three."""
+        story, question = (
+            torch.randint(1, self.vocabulary, (batch, *shape), generator=generator) for shape in ((5, 4), (3,))
+        )
+        return story, question
+
+
+class EndToEndMemory(nn.Module):
+    """What an `EndToEndMemorySpec` declares.
+
     linear: an attribute; while it is True no softmax is taken (linear start).
     """
 
     linear = False
 
-    def __init__(
-        self,
-        vocabulary: int,
-        *,
-        width: int = 20,
-        hops: int = 3,
-        memories: int = 50,
-        tying: Literal["adjacent", "layerwise"] = "adjacent",
-        encoding: Literal["position", "bag"] = "position",
-        temporal: bool = True,
-        masked: bool = True,
-        noise: float = 0.0,
-    ):
+    def __init__(self, spec: EndToEndMemorySpec):
         super().__init__()
-        given = {"vocabulary": vocabulary, "width": width, "hops": hops, "memories": memories}
-        for name, value in given.items():
-            least = 2 if name == "vocabulary" else 1
-            expect(value >= least, f"EndToEndMemory({name}=) is a whole number of at least {least}; got {value!r}.")
-        expect(
-            tying in ("adjacent", "layerwise"),
-            f'EndToEndMemory(tying=) is "adjacent" or "layerwise"; got {tying!r}.',
-        )
-        expect(encoding in ("position", "bag"), f'EndToEndMemory(encoding=) is "position" or "bag"; got {encoding!r}.')
-        expect(0 <= noise < 1, f"EndToEndMemory(noise=) is a probability in [0, 1); got {noise!r}.")
-        self.vocabulary, self.width, self.hops, self.memories = vocabulary, width, hops, memories
-        self.tying, self.encoding, self.masked, self.noise = tying, encoding, masked, noise
+        self.spec, vocabulary, width = spec, spec.vocabulary, spec.width
         # Embeddings of all words but the nil word, which is zero; adjacent: the first A and every C; layerwise: A, C.
-        sets = hops + 1 if tying == "adjacent" else 2
+        sets = spec.hops + 1 if spec.tying == "adjacent" else 2
         self.words = nn.Parameter(0.1 * torch.randn(sets, vocabulary - 1, width))
-        self.times = nn.Parameter(0.1 * torch.randn(sets, memories, width)) if temporal else None
-        own = tying == "layerwise"
+        self.times = nn.Parameter(0.1 * torch.randn(sets, spec.memories, width)) if spec.temporal else None
+        own = spec.tying == "layerwise"
         self.asking = nn.Parameter(0.1 * torch.randn(vocabulary - 1, width)) if own else None  # B
         self.answering = nn.Parameter(0.1 * torch.randn(vocabulary - 1, width)) if own else None  # W
         self.carry = nn.Linear(width, width, bias=False) if own else None  # H
@@ -77,16 +101,16 @@ class EndToEndMemory(nn.Module):
         word, which fills up sentences; a sentence of nil words alone is no sentence. Raises InvalidType or InvalidValue
         for anything else.
         """
-        _check_words("story", story, 3, "(batch, sentences, words)", self.vocabulary)
-        _check_words("question", question, 2, "(batch, words)", self.vocabulary)
+        _check_words("story", story, 3, "(batch, sentences, words)", self.spec.vocabulary)
+        _check_words("question", question, 2, "(batch, words)", self.spec.vocabulary)
         if story.shape[0] != question.shape[0]:
             raise InvalidValue(f"story and question have {story.shape[0]} and {question.shape[0]} rows.")
         place, filled = self.places(story)
         tables = [self._remembered(i, story, place) for i in range(len(self.words))]
         u = self.embedded(self.words[0] if self.asking is None else self.asking, question)
-        seen = filled if self.masked else torch.ones_like(filled)
+        seen = filled if self.spec.masked else torch.ones_like(filled)
         looked = []
-        for hop in range(self.hops):
+        for hop in range(self.spec.hops):
             keys, values = (tables[hop], tables[hop + 1]) if self.carry is None else tables
             scores = (keys @ u[:, :, None])[..., 0]
             weights = torch.where(seen, scores, 0.0) if self.linear else masked_softmax(scores, seen)
@@ -101,33 +125,33 @@ class EndToEndMemory(nn.Module):
         Place 0 is the most recent sentence's."""
         real = (story > 0).any(-1)
         later = real.long()
-        if self.training and self.noise:
-            later = later + (real & (torch.rand(real.shape, device=real.device) < self.noise)).long()
+        if self.training and self.spec.noise:
+            later = later + (real & (torch.rand(real.shape, device=real.device) < self.spec.noise)).long()
         place = later.flip(1).cumsum(1).flip(1) - later
-        place = torch.where(real, place, self.memories).clamp(max=self.memories)
-        filled = torch.zeros(story.shape[0], self.memories + 1, dtype=torch.bool, device=story.device)
+        place = torch.where(real, place, self.spec.memories).clamp(max=self.spec.memories)
+        filled = torch.zeros(story.shape[0], self.spec.memories + 1, dtype=torch.bool, device=story.device)
         return place, filled.scatter(1, place, True)[:, :-1]
 
     def embedded(self, words: Tensor, sentences: Tensor) -> Tensor:
         """Sentences (..., J) as weighted sums (..., width) of the embeddings `words` (vocabulary - 1, width)."""
         found = nn.functional.embedding(sentences, _with_nil(words))
-        if self.encoding == "position":
+        if self.spec.encoding == "position":
             found = self.position_weights(sentences) * found
         return found.sum(-2)
 
     def position_weights(self, sentences: Tensor) -> Tensor:
         """l, (..., J, width) for sentences (..., J), whose own length counts."""
         words = self.words
-        channel = torch.arange(1, self.width + 1, dtype=words.dtype, device=words.device)
+        channel = torch.arange(1, self.spec.width + 1, dtype=words.dtype, device=words.device)
         number = torch.arange(1, sentences.shape[-1] + 1, dtype=words.dtype, device=words.device)
         length = (sentences > 0).sum(-1).clamp(min=1).to(words.dtype)[..., None, None]
-        aside = channel - (self.width + 1) / 2
-        return 1 + 4 * aside * (number[:, None] - (length + 1) / 2) / (self.width * length)
+        aside = channel - (self.spec.width + 1) / 2
+        return 1 + 4 * aside * (number[:, None] - (length + 1) / 2) / (self.spec.width * length)
 
     def _remembered(self, number: int, story: Tensor, place: Tensor) -> Tensor:
         """The memories (B, memories, width) by the embeddings of this number."""
         sentences = self.embedded(self.words[number], story)
-        table = sentences.new_zeros(len(story), self.memories + 1, self.width)
+        table = sentences.new_zeros(len(story), self.spec.memories + 1, self.spec.width)
         table = table.scatter(1, place[:, :, None].expand_as(sentences), sentences)[:, :-1]
         return table if self.times is None else table + self.times[number]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from mnemos.errors import InvalidType, InvalidValue, expect
 from mnemos.memory.read.base import masked_softmax
+from mnemos.models.network import NetworkDeclaration
 
 LEAST_OVERLAP = 1e-6
 """Overlaps of two distributions count as at least this, so that their distance is finite."""
@@ -40,7 +42,8 @@ class Looks(NamedTuple):
         return self.logits[torch.arange(len(self.logits), device=self.logits.device), self.stops()]
 
 
-class Memo(nn.Module):
+@dataclass(frozen=True)
+class MemoSpec(NetworkDeclaration):
     """MEMO (arXiv 2001.10913): recurrent attention over facts i of several items, x_i1 ... x_iS.
 
         c_i = [W_c x_i1 ... W_c x_iS],   k_i, v_i = W_k c_i, W_v c_i,   u_0 = W_q [W_c y_1 ... W_c y_R]
@@ -55,56 +58,73 @@ class Memo(nn.Module):
     hops: the most looks. halting: channels of z.
     """
 
-    def __init__(
-        self,
-        inputs: int,
-        items: int,
-        asked: int,
-        answers: int,
-        *,
-        width: int = 64,
-        embedding: int = 32,
-        heads: int = 4,
-        hops: int = 8,
-        halting: int = 16,
-        dropout: float = 0.0,
-    ):
+    inputs: int
+    items: int
+    asked: int
+    answers: int
+    width: int = 64
+    embedding: int = 32
+    heads: int = 4
+    hops: int = 8
+    halting: int = 16
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("inputs", "items", "asked", "answers", "width", "embedding", "heads", "hops", "halting"):
+            value = getattr(self, name)
+            expect(value >= 1, f"MemoSpec({name}=) is a whole number of at least 1; got {value!r}.")
+        expect(
+            self.width % self.heads == 0,
+            f"MemoSpec(width=) must be a multiple of heads; got width={self.width}, heads={self.heads}.",
+        )
+        expect(0 <= self.dropout < 1, f"MemoSpec(dropout=) is a probability in [0, 1); got {self.dropout!r}.")
+
+    @property
+    def kept(self) -> str:
+        return "a key and a value for every fact"
+
+    def build(self) -> Memo:
+        return Memo(self)
+
+    def example(self, batch: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Five facts and a question."""
+        facts = torch.randn(batch, 5, self.items, self.inputs, generator=generator)
+        return facts, torch.randn(batch, self.asked, self.inputs, generator=generator)
+
+
+class Memo(nn.Module):
+    """What a `MemoSpec` declares."""
+
+    def __init__(self, spec: MemoSpec):
         super().__init__()
-        sizes = {"inputs": inputs, "items": items, "asked": asked, "answers": answers, "width": width}
-        for name, value in (sizes | {"embedding": embedding, "heads": heads, "hops": hops, "halting": halting}).items():
-            expect(
-                isinstance(value, int) and value >= 1, f"Memo({name}=) is a whole number of at least 1; got {value!r}."
-            )
-        expect(width % heads == 0, f"Memo(width=) must be a multiple of heads; got width={width}, heads={heads}.")
-        expect(0 <= dropout < 1, f"Memo(dropout=) is a probability in [0, 1); got {dropout!r}.")
-        self.inputs, self.items, self.asked, self.heads, self.hops = inputs, items, asked, heads, hops
-        self.item = nn.Linear(inputs, embedding, bias=False)
-        self.key, self.value = (nn.Linear(items * embedding, width, bias=False) for _ in range(2))
-        self.query = nn.Linear(asked * embedding, width, bias=False)
-        self.out, self.norm, self.dropout = nn.Linear(width, width), nn.LayerNorm(width), nn.Dropout(dropout)
-        self.hidden, self.answer = nn.Linear(width, width), nn.Linear(width, answers)
-        self.policy = nn.GRUCell(heads + hops, halting)
-        self.policy_hidden, self.policy_out = nn.Linear(halting, halting), nn.Linear(halting, 2)
+        self.spec, embedding, width = spec, spec.embedding, spec.width
+        self.item = nn.Linear(spec.inputs, embedding, bias=False)
+        self.key, self.value = (nn.Linear(spec.items * embedding, width, bias=False) for _ in range(2))
+        self.query = nn.Linear(spec.asked * embedding, width, bias=False)
+        self.out, self.norm, self.dropout = nn.Linear(width, width), nn.LayerNorm(width), nn.Dropout(spec.dropout)
+        self.hidden, self.answer = nn.Linear(width, width), nn.Linear(width, spec.answers)
+        self.policy = nn.GRUCell(spec.heads + spec.hops, spec.halting)
+        self.policy_hidden, self.policy_out = nn.Linear(spec.halting, spec.halting), nn.Linear(spec.halting, 2)
 
     def forward(self, facts: Tensor, question: Tensor, real: Tensor | None = None) -> Looks:
         """What is found after every hop. facts: (B, facts, items, inputs); question: (B, asked, inputs); real:
         (B, facts) bool, False where there is no fact. Raises InvalidType or InvalidValue for anything else."""
         self._check(facts, question, real)
         told = self.item(facts).flatten(-2)
-        keys, values = (m(told).unflatten(-1, (self.heads, -1)).transpose(1, 2) for m in (self.key, self.value))
+        keys, values = (m(told).unflatten(-1, (self.spec.heads, -1)).transpose(1, 2) for m in (self.key, self.value))
         u = self.query(self.item(question).flatten(-2))
         seen = facts.new_ones(facts.shape[:2], dtype=torch.bool) if real is None else real
         z = u.new_zeros(len(u), self.policy.hidden_size)
         before: Tensor | None = None
         found: list[tuple[Tensor, ...]] = []
-        for hop in range(self.hops):
-            asked = u.unflatten(-1, (self.heads, -1))[:, :, None]  # (B, heads, 1, K)
+        for hop in range(self.spec.hops):
+            asked = u.unflatten(-1, (self.spec.heads, -1))[:, :, None]  # (B, heads, 1, K)
             scores = asked @ keys.mT / math.sqrt(keys.shape[-1])
             weights = masked_softmax(scores, seen[:, None, None])
             u = self.norm(u + self.dropout(self.out((weights @ values).flatten(1))))
             now = weights[:, :, 0].detach()
             moved = torch.zeros_like(now[..., 0]) if before is None else bhattacharyya(now, before)
-            at = F.one_hot(torch.full((len(u),), hop, device=u.device), self.hops).to(u.dtype)
+            at = F.one_hot(torch.full((len(u),), hop, device=u.device), self.spec.hops).to(u.dtype)
             z, before = self.policy(torch.cat([moved, at], -1), z), now
             stop, value = self.policy_out(F.relu(self.policy_hidden(z))).unbind(-1)
             found.append((self.answer(F.relu(self.hidden(u))), torch.sigmoid(stop), value, weights[:, :, 0]))
@@ -116,10 +136,12 @@ class Memo(nn.Module):
                 raise InvalidType(
                     f"{name} must be a floating point tensor; got {getattr(x, 'dtype', type(x).__name__)}."
                 )
-        if facts.ndim != 4 or facts.shape[2:] != (self.items, self.inputs):
-            raise InvalidValue(f"facts must be (batch, facts, {self.items}, {self.inputs}); got {tuple(facts.shape)}.")
-        if question.shape != (len(facts), self.asked, self.inputs):
-            wanted = (len(facts), self.asked, self.inputs)
+        if facts.ndim != 4 or facts.shape[2:] != (self.spec.items, self.spec.inputs):
+            raise InvalidValue(
+                f"facts must be (batch, facts, {self.spec.items}, {self.spec.inputs}); got {tuple(facts.shape)}."
+            )
+        if question.shape != (len(facts), self.spec.asked, self.spec.inputs):
+            wanted = (len(facts), self.spec.asked, self.spec.inputs)
             raise InvalidValue(f"question must have shape {wanted}; got {tuple(question.shape)}.")
         if real is not None and (real.dtype != torch.bool or real.shape != facts.shape[:2]):
             raise InvalidValue(f"real must be a boolean tensor of shape {tuple(facts.shape[:2])}; got {real!r}.")

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from mnemos.errors import InvalidType, InvalidValue, expect
+from mnemos.models.network import NetworkDeclaration
 
 TILE = 2**22
 """Numbers of the additive scores' inner layer that are held at once."""
+
+
+def _check_pointer(owner: str, hidden: int, score: str, clip: float | None) -> None:
+    """Raises InvalidValue for a pointer that cannot be."""
+    expect(hidden >= 1, f"{owner}(hidden=) must be at least 1; got {hidden}.")
+    expect(score in ("additive", "dot"), f'{owner}(score=) is "additive" or "dot"; got {score!r}.')
+    expect(clip is None or clip > 0, f"{owner}(clip=) must be positive, or None; got {clip}.")
 
 
 class Pointer(nn.Module):
@@ -25,9 +34,7 @@ class Pointer(nn.Module):
 
     def __init__(self, hidden: int, *, score: Literal["additive", "dot"] = "additive", clip: float | None = None):
         super().__init__()
-        expect(hidden >= 1, f"Pointer(hidden=) must be at least 1; got {hidden}.")
-        expect(score in ("additive", "dot"), f'Pointer(score=) is "additive" or "dot"; got {score!r}.')
-        expect(clip is None or clip > 0, f"Pointer(clip=) must be positive, or None; got {clip}.")
+        _check_pointer("Pointer", hidden, score, clip)
         self.score, self.clip = score, clip
         self.keys, self.queries = nn.Linear(hidden, hidden, bias=False), nn.Linear(hidden, hidden, bias=False)
         self.weight = nn.Parameter(torch.empty(hidden).uniform_(-0.08, 0.08)) if score == "additive" else None
@@ -56,7 +63,8 @@ class Pointer(nn.Module):
         return found.masked_fill(none, -torch.inf)
 
 
-class PointerNetwork(nn.Module):
+@dataclass(frozen=True)
+class PointerNetworkSpec(NetworkDeclaration):
     """A pointer network (arXiv 1506.03134): an encoder turns the inputs x_1 ... x_n into memories e_j, an LSTM decoder
     takes the input that was pointed to last, and a `Pointer` gives the next place.
 
@@ -66,26 +74,46 @@ class PointerNetwork(nn.Module):
     ends a row. score, clip: of the `Pointer`.
     """
 
-    def __init__(
-        self,
-        inputs: int,
-        hidden: int = 256,
-        *,
-        encoder: Literal["lstm", "each"] = "lstm",
-        end: bool = True,
-        score: Literal["additive", "dot"] = "additive",
-        clip: float | None = None,
-    ):
+    inputs: int
+    hidden: int = 256
+    encoder: Literal["lstm", "each"] = "lstm"
+    end: bool = True
+    score: Literal["additive", "dot"] = "additive"
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        expect(self.inputs >= 1, f"PointerNetworkSpec(inputs=) must be at least 1; got {self.inputs}.")
+        expect(
+            self.encoder in ("lstm", "each"),
+            f'PointerNetworkSpec(encoder=) is "lstm" or "each"; got {self.encoder!r}.',
+        )
+        _check_pointer("PointerNetworkSpec", self.hidden, self.score, self.clip)
+
+    @property
+    def kept(self) -> str:
+        return f"{self.hidden} numbers for every input, and the decoder's state"
+
+    def build(self) -> PointerNetwork:
+        return PointerNetwork(self)
+
+    def example(self, batch: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Six inputs, and all of their places in a random order."""
+        points = torch.randn(batch, 6, self.inputs, generator=generator)
+        return points, torch.rand(batch, 6, generator=generator).argsort(1)
+
+
+class PointerNetwork(nn.Module):
+    """What a `PointerNetworkSpec` declares."""
+
+    def __init__(self, spec: PointerNetworkSpec):
         super().__init__()
-        expect(inputs >= 1, f"PointerNetwork(inputs=) must be at least 1; got {inputs}.")
-        expect(encoder in ("lstm", "each"), f'PointerNetwork(encoder=) is "lstm" or "each"; got {encoder!r}.')
-        self.inputs, self.hidden = inputs, hidden
-        self.pointer = Pointer(hidden, score=score, clip=clip)
-        self.reader = nn.LSTM(inputs, hidden, batch_first=True) if encoder == "lstm" else None
-        self.each = nn.Linear(inputs, hidden) if encoder == "each" else None
+        self.spec, inputs, hidden = spec, spec.inputs, spec.hidden
+        self.pointer = Pointer(hidden, score=spec.score, clip=spec.clip)
+        self.reader = nn.LSTM(inputs, hidden, batch_first=True) if spec.encoder == "lstm" else None
+        self.each = nn.Linear(inputs, hidden) if spec.encoder == "each" else None
         self.decoder = nn.LSTM(inputs, hidden, batch_first=True)
         self.start = nn.Parameter(torch.empty(inputs).uniform_(-0.08, 0.08))
-        self.end = nn.Parameter(torch.empty(hidden).uniform_(-0.08, 0.08)) if end else None
+        self.end = nn.Parameter(torch.empty(hidden).uniform_(-0.08, 0.08)) if spec.end else None
 
     def forward(self, points: Tensor, targets: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Log-probabilities (B, m, places) of every answer, given the ones before it in `targets`.
@@ -188,15 +216,17 @@ class PointerNetwork(nn.Module):
         """What the decoder is given: the start, then the inputs (B, m + 1, inputs) at these places (B, m); behind the
         end, the last input, which nobody looks at."""
         start = self.start.expand(len(points), 1, -1)
-        at = places.clamp(0, points.shape[1] - 1)[:, :, None].expand(-1, -1, self.inputs)
+        at = places.clamp(0, points.shape[1] - 1)[:, :, None].expand(-1, -1, self.spec.inputs)
         return torch.cat([start, points.gather(1, at)], 1)
 
     def _checked(self, points: Tensor, lengths: Tensor | None) -> Tensor:
         if not isinstance(points, Tensor) or not points.is_floating_point():
             given = getattr(points, "dtype", type(points).__name__)
             raise InvalidType(f"points must be a floating point tensor; got {given}.")
-        if points.ndim != 3 or points.shape[-1] != self.inputs or 0 in points.shape:
-            raise InvalidValue(f"points must be (batch, number, {self.inputs}), none empty; got {tuple(points.shape)}.")
+        if points.ndim != 3 or points.shape[-1] != self.spec.inputs or 0 in points.shape:
+            raise InvalidValue(
+                f"points must be (batch, number, {self.spec.inputs}), none empty; got {tuple(points.shape)}."
+            )
         if lengths is None:
             return torch.full((len(points),), points.shape[1], device=points.device)
         if not isinstance(lengths, Tensor) or lengths.dtype != torch.int64 or lengths.shape != points.shape[:1]:

@@ -16,7 +16,7 @@ from mnemos.zoo.registry import published
     year=2015,
     deviations=(
         "a layer of a language model, with heads, its query made of the token; the paper's query is a constant vector "
-        "and its memories are words themselves; the question-answering model is mnemos.models.EndToEndMemory",
+        "and its memories are words themselves; the question-answering network is the entry end_to_end_memory",
         "H is diagonal, from -1 upwards, and starts as the identity; the maps around it take up another basis",
         "what a distance adds to a score is that of the first query at every hop; values have no distances",
         "no unit is cut off at zero between hops; the paper does so with half of them",

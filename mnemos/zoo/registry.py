@@ -7,14 +7,22 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar, get_type_hints
 
-from mnemos.errors import InvalidValue
+from mnemos.errors import InvalidType, InvalidValue
 from mnemos.layers import LayerDeclaration
-from mnemos.models import ModelSpec
+from mnemos.models import ModelSpec, NetworkDeclaration
 
 P = ParamSpec("P")
-Spec = TypeVar("Spec", bound=LayerDeclaration | ModelSpec)
+Spec = TypeVar("Spec", bound=LayerDeclaration | ModelSpec | NetworkDeclaration)
+Kind = Literal["layer", "model", "network"]
+
+KINDS: dict[Kind, type[LayerDeclaration | ModelSpec | NetworkDeclaration]] = {
+    "layer": LayerDeclaration,
+    "model": ModelSpec,
+    "network": NetworkDeclaration,
+}
+"""What an entry builds: a layer, a language model, or a network that takes something else than tokens."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +30,7 @@ class Entry:
     """A published system: its name, where it was published, how ours deviates, and the function that builds it."""
 
     name: str
-    kind: Literal["layer", "model"]
+    kind: Kind
     title: str
     arxiv: str
     year: int
@@ -41,15 +49,21 @@ _entries: dict[str, Entry] = {}
 def published(
     *, title: str, arxiv: str, year: int, deviations: tuple[str, ...] = ()
 ) -> Callable[[Callable[P, Spec]], Callable[P, Spec]]:
-    """Register a function that returns a layer declaration or a ModelSpec under its own name.
+    """Register a function that returns a layer declaration, a ModelSpec or a network declaration under its own
+    name. The entry's kind is that of the type which it says that it returns.
 
     title: of the paper; arxiv: its number; deviations: where this differs from what the paper states, one a line.
     """
 
     def register(build: Callable[P, Spec]) -> Callable[P, Spec]:
-        returns = build.__annotations__["return"]
-        kind: Literal["layer", "model"] = "model" if "ModelSpec" in str(returns) else "layer"
-        _entries[build.__name__] = Entry(build.__name__, kind, title, arxiv, year, deviations, build)
+        returns = get_type_hints(build).get("return")
+        kinds: list[Kind] = [k for k, base in KINDS.items() if isinstance(returns, type) and issubclass(returns, base)]
+        if not kinds:
+            raise InvalidType(
+                f"{build.__name__} must be annotated with what it returns, a LayerDeclaration, a ModelSpec or a "
+                f"NetworkDeclaration; got {returns!r}."
+            )
+        _entries[build.__name__] = Entry(build.__name__, kinds[0], title, arxiv, year, deviations, build)
         return build
 
     return register
@@ -73,8 +87,13 @@ def entry(name: str) -> Entry:
 
 
 def model(name: str, **changes: Any) -> ModelSpec:
-    """A language model of any system, layer or model: `changes` are fields of ModelSpec (width, depth, heads ...)."""
+    """A language model of any system, layer or model: `changes` are fields of ModelSpec (width, depth, heads ...).
+
+    Raises InvalidValue for a system that does not exist, or is a network of another kind.
+    """
     spec = entry(name).build()
+    if isinstance(spec, NetworkDeclaration):
+        raise InvalidValue(f"{name} is no language model but a network of its own; mn.zoo.{name}().build() makes it.")
     if isinstance(spec, LayerDeclaration):
         spec = ModelSpec(pattern=(spec,))
     return spec.replace(**changes)

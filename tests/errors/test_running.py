@@ -294,12 +294,12 @@ RUNS: dict[str, tuple[Callable[[], Any], type[MnemosError], str]] = {
     "a plan for stores": (
         lambda: delta(plan="full attention"),
         PlanError,
-        "it runs memories that keep keys and values; this one learns.",
+        "it is for a KVMemory; this is a Memory that learns by GD.",
     ),
     "a plan for learners": (
         lambda: mn.run(KEEPING, x(), x(), x(), plan="triangular delta"),
         PlanError,
-        "it runs memories that learn by the four choices; this is a KVMemory.",
+        "it is for a Memory that learns by GD; this is a KVMemory.",
     ),
     "a plan for matrices": (
         lambda: mn.run(NETWORK, x(), x(), x(), rate(), NETWORK.initial_weights(H, K, K), plan="triangular delta"),

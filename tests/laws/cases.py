@@ -98,7 +98,7 @@ from mnemos.memory import (
 from mnemos.memory.log_linear import LogLinear
 from mnemos.memory.objective import Lp, RobustShift
 from mnemos.memory.retention import KL, Bregman, ElasticNet, ElasticNetDual, FDivergence, Lq
-from mnemos.models import MemoryTokens
+from mnemos.models import EndToEndMemorySpec, MemoryTokens, MemoSpec, NetworkDeclaration, PointerNetworkSpec
 from mnemos.state import State
 
 CHUNK = 4
@@ -669,8 +669,22 @@ NOBODYS = mn.Memory(
 
 
 def zoo_models() -> dict[str, mn.ModelSpec]:
-    """Every entry of the zoo."""
-    return {name: model_spec(e.build(**small_options(e.build))) for name, e in mn.zoo.entries().items()}
+    """Every entry of the zoo that is a layer or a language model."""
+    found = {n: e for n, e in mn.zoo.entries().items() if e.kind != "network"}
+    return {name: model_spec(e.build(**small_options(e.build))) for name, e in found.items()}
+
+
+def networks() -> dict[str, NetworkDeclaration]:
+    """Every network of the zoo, and variants that take other paths than the defaults."""
+    found = {n: e for n, e in mn.zoo.entries().items() if e.kind == "network"}
+    return {
+        **{name: e.build(**small_options(e.build)) for name, e in found.items()},
+        "pointer_network-each": PointerNetworkSpec(3, 8, encoder="each", end=False, score="dot", clip=10.0),
+        "end_to_end_memory-layerwise": EndToEndMemorySpec(
+            9, 6, 2, 4, tying="layerwise", encoding="bag", temporal=False, masked=False, noise=0.2
+        ),
+        "memo-small": MemoSpec(3, 1, 2, 5, width=6, embedding=4, heads=3, hops=2, halting=4, dropout=0.1),
+    }
 
 
 def variant_models() -> dict[str, mn.ModelSpec]:
@@ -754,6 +768,7 @@ def variant_models() -> dict[str, mn.ModelSpec]:
 
 
 MODELS: dict[str, mn.ModelSpec] = zoo_models() | variant_models()
+NETWORKS = networks()
 
 
 def each_model(names: Sequence[str] | None = None) -> pytest.MarkDecorator:

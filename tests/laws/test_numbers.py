@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from cases import (
+    MEMORIES,
     MODELS,
+    NETWORKS,
     VOCABULARY,
     Inputs,
     assert_close,
@@ -19,8 +23,12 @@ from cases import (
 from torch import Tensor
 
 import mnemos as mn
+from mnemos.execute import Request
 from mnemos.execute.coefficients import PairProducts
+from mnemos.execute.conjugate_gradients import solve_all
+from mnemos.execute.nonlinear import substitute
 from mnemos.execute.triangular import unit_lower_inverse
+from mnemos.lowering import EXECUTORS, candidates
 from mnemos.memory import AnyMemory, HigherOrder, LogLinear
 
 
@@ -222,10 +230,96 @@ def test_bfloat16_autocast(spec: mn.ModelSpec) -> None:
     for name, tensor in state.tensors():
         if any(part in name for part in ("matrix", "layer1", "layer2", "layer3")):
             assert tensor.dtype == torch.float32, name
-    logits.float().square().mean().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
-        assert parameter.grad.dtype == torch.float32
+    loss = logits.float().square().mean()
+    outside = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss.backward()
+    for (name, parameter), gradient in zip(model.named_parameters(), outside, strict=True):
+        for found in (parameter.grad, gradient):
+            assert found is not None and torch.isfinite(found).all() and found.dtype == torch.float32, name
+
+
+def one_of_each() -> dict[str, tuple[AnyMemory, int]]:
+    """For every executor that trains here, a memory that it runs and the width of its keys."""
+    found: dict[str, tuple[AnyMemory, int]] = {}
+    of_layers = [p.memory for spec in MODELS.values() for p in spec.pattern if isinstance(p, mn.LayerSpec)]
+    for memory, key_dim in itertools.product([*MEMORIES, *of_layers], (4, 1)):
+        if memory.differentiable:
+            request = Request(1, 37, 1, key_dim, key_dim, torch.float32, "cpu", True)
+            for executor in candidates(memory):
+                if executor.name not in found and executor.declines(memory, request) is None:
+                    found[executor.name] = memory, key_dim
+    return found
+
+
+ONE_OF_EACH = one_of_each()
+
+
+def test_every_executor_that_trains_here_is_held_against_autocast() -> None:
+    assert {e.name for e in EXECUTORS} - set(ONE_OF_EACH) == {"matrix step", "chain step", "fla kernel"}
+
+
+@pytest.mark.parametrize("plan", ONE_OF_EACH)
+@pytest.mark.parametrize("kept", [2**14, 0])
+def test_autocast_leaves_memories_alone(plan: str, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside an autocast block, forwards and backwards, outputs are the same to the bit and gradients up to the
+    rounding of single products, whether intermediates are kept or made again."""
+    monkeypatch.setattr("mnemos.execute.recompute.KEPT", kept)
+    memory, key_dim = ONE_OF_EACH[plan]
+    inputs = Inputs(memory, 37, key_dim=key_dim)
+    found: dict[bool, tuple[Tensor, dict[str, Tensor]]] = {}
+    for inside in (False, True):
+        given = {name: x.detach().float().requires_grad_() for name, x in inputs.tensors.items()}
+        controls, weights = ({name: given[name] for name in named} for named in (inputs.controls, inputs.weights))
+        with torch.autocast("cpu", torch.bfloat16, enabled=inside):
+            out, _ = mn.run(memory, given["q"], given["k"], given["v"], controls, weights or None, plan=plan)
+            (out.square().sum() + out.sum()).backward()
+        found[inside] = out.detach(), {name: x.grad for name, x in given.items() if x.grad is not None}
+    (out, gradients), (same, rounded) = found[False], found[True]
+    assert same.dtype == torch.float32 and torch.equal(out, same) and gradients.keys() == rounded.keys()
+    for name, gradient in gradients.items():
+        error = float((rounded[name] - gradient).norm())
+        assert error <= 0.05 * float(gradient.norm()) + 1e-6, f"{name}: off by {error:.1e} of {gradient.norm():.1e}"
+
+
+def randn(*shape: int) -> Tensor:
+    return torch.randn(*shape).requires_grad_()
+
+
+def anchored(q: Tensor, v: Tensor) -> Tensor:
+    memory = mn.Memory(mn.MLP(depth=2, expansion=2), mn.L2(), mn.Keep(), mn.GD(rate=0.1, anchor=mn.Chunk(4)))
+    weights = memory.initial_weights(2, 4, 4, torch.Generator().manual_seed(0))
+    return mn.run(memory, q, q.detach(), v, weights=weights, plan="anchored dual")[0]
+
+
+BY_HAND = {
+    "pairs of factors": (PairProducts.apply, (3, 6)),
+    "forward substitution": (
+        lambda a, v: substitute(mn.Huber(0.5), a, 0.1 * v @ v.mT, v, {}),
+        (1, 2, 5, 4),
+        (1, 2, 5, 4),
+    ),
+    "conjugate gradients": (
+        lambda q, k: solve_all(q, torch.eye(4), k, torch.ones(5), torch.ones(5, 5).tril(), torch.ones(5, 4)),
+        (5, 4),
+        (5, 4),
+    ),
+    "chains": (anchored, (1, 9, 2, 4), (1, 9, 2, 4)),
+}
+"""Backward passes that stand in no other executor's way, with the shapes of their arguments."""
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_autocast_does_not_round_in_backward_passes_by_hand(name: str) -> None:
+    """Those of the gradients that come out of them as they are are the same to the bit."""
+    function, *shapes = BY_HAND[name]
+    given = [randn(*shape) for shape in shapes]
+    out = function(*given)
+    push = torch.randn_like(out)
+    outside = torch.autograd.grad(out, given[:1], push, retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = torch.autograd.grad(out, given[:1], push)
+    assert torch.equal(outside[0], inside[0]) and outside[0].any()
 
 
 @each_model()
@@ -249,4 +343,4 @@ def test_rows_of_a_batch_are_what_they_are_alone(spec: mn.ModelSpec) -> None:
 
 
 def test_the_table_has_every_entry() -> None:
-    assert set(mn.zoo.entries()) <= set(MODELS)
+    assert set(mn.zoo.entries()) <= {*MODELS, *NETWORKS}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import mnemos as mn
 from mnemos.memory import Hops, Relative
-from mnemos.models import EndToEndMemory
+from mnemos.models import EndToEndMemory, EndToEndMemorySpec
 
 B, T, H, K = 2, 11, 2, 4
 WORDS, WIDTH = 9, 6
@@ -31,7 +31,7 @@ def hops(number: int, carry: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def a_model(**options: Any) -> EndToEndMemory:
-    return EndToEndMemory(WORDS, **{"width": WIDTH, "memories": 7, **options}).double()
+    return EndToEndMemorySpec(WORDS, **{"width": WIDTH, "memories": 7, **options}).build().double()
 
 
 def a_story(sentences: int = 5) -> tuple[Tensor, Tensor]:
@@ -136,29 +136,29 @@ def test_more_hops_cost_more() -> None:
 
 def literally(model: EndToEndMemory, story: Tensor, question: Tensor) -> Tensor:
     """The paper's equations for one story, word by word."""
-    d, zero = model.width, torch.zeros(model.width, dtype=torch.float64)
+    d, zero = model.spec.width, torch.zeros(model.spec.width, dtype=torch.float64)
 
     def sentence(table: Tensor, words: list[int]) -> Tensor:
         words = [w for w in words if w]
         total = zero
         for j, word in enumerate(words, start=1):
             weight = torch.ones(d, dtype=torch.float64)
-            if model.encoding == "position":
+            if model.spec.encoding == "position":
                 for k in range(1, d + 1):
                     weight[k - 1] = 1 + 4 * (k - (d + 1) / 2) * (j - (len(words) + 1) / 2) / (d * len(words))
             total = total + weight * table[word - 1]
         return total
 
-    told = [s for s in story.tolist() if any(s)][-model.memories :]
+    told = [s for s in story.tolist() if any(s)][-model.spec.memories :]
 
     def memories(number: int) -> Tensor:
         ages = range(len(told) - 1, -1, -1)
         times = [zero if model.times is None else model.times[number, age] for age in ages]
         return torch.stack([sentence(model.words[number], s) + time for s, time in zip(told, times, strict=True)])
 
-    adjacent = model.tying == "adjacent"
+    adjacent = model.spec.tying == "adjacent"
     u = sentence(model.words[0] if model.asking is None else model.asking, question.tolist())
-    for hop in range(model.hops):
+    for hop in range(model.spec.hops):
         keys, values = memories(hop if adjacent else 0), memories(hop + 1 if adjacent else 1)
         o = torch.softmax(keys @ u, 0) @ values
         u = (u if model.carry is None else model.carry.weight @ u) + o
@@ -333,7 +333,7 @@ def test_models_that_cannot_be() -> None:
         ({"noise": 1.0}, "probability"),
     ):
         with pytest.raises(mn.MnemosError, match=message):
-            EndToEndMemory(**{"vocabulary": 5, **given})  # pyright: ignore[reportArgumentType]
+            EndToEndMemorySpec(**{"vocabulary": 5, **given})  # pyright: ignore[reportArgumentType]
     model, (story, question) = a_model(), a_story()
     for bad, message in (
         ((story.float(), question), "int64"),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import mnemos as mn
-from mnemos.models import Looks, Memo, bhattacharyya, memo_loss
+from mnemos.models import Looks, Memo, MemoSpec, bhattacharyya, memo_loss
 
 B, FACTS, ITEMS, ASKED, INPUTS, ANSWERS = 3, 6, 2, 3, 5, 4
 
@@ -21,7 +21,7 @@ def randn(*shape: int) -> Tensor:
 
 def a_model(**options: Any) -> Memo:
     given = {"width": 8, "embedding": 4, "heads": 2, "hops": 3, "halting": 5, **options}
-    model = Memo(INPUTS, ITEMS, ASKED, ANSWERS, **given).double()
+    model = MemoSpec(INPUTS, ITEMS, ASKED, ANSWERS, **given).build().double()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(2)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import mnemos as mn
-from mnemos.models import Pointer, PointerNetwork, pointer_network
+from mnemos.models import Pointer, PointerNetwork, PointerNetworkSpec, pointer_network
 
 B, N, HIDDEN = 3, 5, 6
 
@@ -20,7 +20,7 @@ def randn(*shape: int) -> Tensor:
 
 
 def a_network(**options: Any) -> PointerNetwork:
-    network = PointerNetwork(2, HIDDEN, **options).double()
+    network = PointerNetworkSpec(2, HIDDEN, **options).build().double()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(3)
@@ -200,7 +200,7 @@ def test_what_stands_behind_the_end() -> None:
 def test_it_learns_to_sort() -> None:
     """Three numbers by pointing at them, in a few steps: the loss falls to well below that of a guess."""
     torch.manual_seed(1)
-    network = PointerNetwork(1, 32, end=False, encoder="each")
+    network = PointerNetworkSpec(1, 32, end=False, encoder="each").build()
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
     for _ in range(120):
         points = torch.rand(64, 3, 1)
@@ -216,12 +216,13 @@ def test_it_learns_to_sort() -> None:
 
 def test_what_cannot_be() -> None:
     for given, message in (
+        ({"hidden": 0}, "at least 1"),
         ({"score": "cosine"}, '"additive" or "dot"'),
         ({"clip": 0.0}, "positive"),
         ({"encoder": "none"}, '"each"'),
     ):
         with pytest.raises(mn.MnemosError, match=message):
-            PointerNetwork(2, **given)  # pyright: ignore[reportArgumentType]
+            PointerNetworkSpec(2, **given)  # pyright: ignore[reportArgumentType]
     network, points, targets = a_network(end=False), randn(B, N, 2), torch.zeros(B, 2, dtype=torch.int64)
     for bad, message in (
         ((points.long(), targets), "floating point"),

@@ -10,7 +10,8 @@ from torch import Tensor
 from mnemos.memory.control import Controls
 from mnemos.memory.keeping import KVMemory
 from mnemos.memory.reference.evicting import POLICIES, Notes, looked_at, survivors
-from mnemos.memory.reference.reading import MASKS, READS
+from mnemos.memory.reference.masking import MASKS
+from mnemos.memory.reference.reads import READS
 from mnemos.memory.retain import ByPosition, Policy, Window
 from mnemos.state import State
 
