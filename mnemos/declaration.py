@@ -21,7 +21,9 @@ class Declaration:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         Declaration.kinds[cls.__name__] = cls
-        further = cls.__dict__.get("__post_init__")
+        further = next(
+            (base.__dict__["__post_init__"] for base in cls.__mro__ if "__post_init__" in base.__dict__), None
+        )
 
         def __post_init__(self: Declaration) -> None:
             _check_numbers(self)

@@ -40,9 +40,9 @@ def lla_regression(bench: Bench) -> Findings:
         for n in lengths:
             chosen, judged = examples(n, 2 * seed), examples(n, 2 * seed + 1)
             for name, family in FAMILIES.items():
-                members = bench.pick(tuple(family()))
-                best = min(members, key=lambda member: error(*member, *chosen))
-                errors[name][n].append(error(*best, *judged))
+                tried = [(error(memory, given, chosen), memory, given) for memory, given in bench.pick(tuple(family()))]
+                _, memory, given = min(tried, key=lambda found: found[0])
+                errors[name][n].append(error(memory, given, judged))
     last = lengths[-1]
     local, softmax, linear = (errors[name] for name in FAMILIES)
     return Findings(
@@ -108,8 +108,9 @@ def examples(number: int, seed: int, rows: int = 32, asked: int = 32) -> tuple[T
     return x[:, :, None], y[:, :, None]
 
 
-def error(memory: AnyMemory, constants: dict[str, float], x: Tensor, y: Tensor, asked: int = 32) -> float:
+def error(memory: AnyMemory, constants: dict[str, float], pairs: tuple[Tensor, Tensor], asked: int = 32) -> float:
     """The mean squared error of the answers to the last `asked` x after all pairs before, over their mean square."""
+    x, y = pairs
 
     def made(controls: tuple[Control, ...], like: Tensor) -> dict[str, Tensor]:
         sizes = {c.name: c.size(CHANNELS, CHANNELS) for c in controls}

@@ -51,8 +51,8 @@ class GeneralizedRecall(TokenTask):
     cues that are categories, the others being members. negative: the share of questions that are denied. truth: whether
     a candidate stands in the question, as often right as from another pair, and the answer is "yes" or "no". swapped:
     whether values are asked for their keys. The vocabulary depends on categories and members alone.
-    facts: "relations", how many steps through categories it takes, 0 to 2; "negative", 1 if denied; "delay", tokens from
-    the last token of the pair to the cue.
+    facts: "relations", how many steps through categories it takes, 0 to 2; "negative", 1 if denied; "delay", tokens
+    from the last token of the pair to the cue.
     """
 
     length: int = 126
