@@ -31,8 +31,6 @@ class BetweenEvictions:
     def declines(self, memory: Any, request: Request) -> str | None:
         if not isinstance(memory, KVMemory) or not isinstance(memory.retain, Policy):
             return "it runs key-value memories whose entries a policy keeps"
-        if memory.read_rule.rotary is not None and memory.read_rule.positions == "kept":
-            return "positions within the kept entries change at every eviction"
         return None
 
     def flops(self, memory: Any, request: Request) -> float:
@@ -120,17 +118,19 @@ def _stretch(
     seen = (slot > 0) & (lag >= 0)
     if rule.mask is not None:
         seen = seen & rule.mask.sees(asked, slot - 1)
+    held = there["keys"]
+    if rule.rotary is not None and rule.positions == "kept":  # the same until the next eviction
+        held = memory.renumbered(held, there["slot"], position[:, -1])
     group = q.shape[2] // heads
     if rule.plain and not policy.statistics:  # nobody asks for the weights
-        keys, values = (there[name].transpose(1, 2) for name in ("keys", "values"))
+        keys, values = held.transpose(1, 2), there["values"].transpose(1, 2)
         return attended(q.to(dtype), keys, values, memory, seen.repeat_interleave(group, 1)).to(out_dtype), new
     seen_by_all = seen.repeat(1, 1, group, 1)
     lag_of_all = lag if rule.plain else lag.repeat(1, 1, group, 1)
     folded = {control.name: fold(controls[control.name], heads) for control in memory.read_controls}
     if rule.numbered:
         folded["position"] = position[:, None].repeat(1, 1, group)
-    keys, values = there["keys"], there["values"]
-    out, weights = rule.respond(fold(q.to(dtype), heads), keys, values, seen_by_all, lag_of_all, folded)
+    out, weights = rule.respond(fold(q.to(dtype), heads), held, there["values"], seen_by_all, lag_of_all, folded)
 
     if policy.statistics:
         before = {name: there[f"statistic.{name}"].detach() for name in policy.statistics}

@@ -58,6 +58,10 @@ class KVMemory(AnyMemory):
         return self.read_rule.controls
 
     @property
+    def grouped(self) -> bool:
+        return True
+
+    @property
     def differentiable(self) -> bool:
         return self.read_rule.differentiable
 
@@ -176,7 +180,7 @@ class KVMemory(AnyMemory):
         if rule.rotary is not None:
             asking = rotate(asking, newest[:, None].expand(q.shape[:2]), rule.rotary)
             if rule.positions == "kept":
-                keys = self._renumbered(keys, slot, newest)
+                keys = self.renumbered(keys, slot, newest)
         position = slot - 1
         seen = slot > 0
         if rule.mask is not None:
@@ -188,7 +192,7 @@ class KVMemory(AnyMemory):
         out, weights = rule.respond(fold(asking, keys.shape[1]), keys, values, seen[:, :, None], lag, asked)
         return unfold(out, q.shape[1]).to(q.dtype), weights
 
-    def _renumbered(self, keys: Tensor, slot: Tensor, newest: Tensor) -> Tensor:
+    def renumbered(self, keys: Tensor, slot: Tensor, newest: Tensor) -> Tensor:
         """keys (B, H, N, K) as if the kept entries followed each other without gaps up to the newest position, slot
         (B, H or 1, N)."""
         rule, retain = self.read_rule, self.retain
