@@ -12,7 +12,7 @@ from mnemos.execute.attention import attended
 from mnemos.execute.loop import Loop
 from mnemos.execute.request import Request
 from mnemos.memory import Controls, KVMemory, Policy
-from mnemos.memory.keeping import fold, over_group, unfold
+from mnemos.memory.keeping import fold, over_group, unfold, widened
 from mnemos.memory.places import put_in_table
 from mnemos.memory.rotary import rotate
 from mnemos.state import State, concatenate
@@ -130,7 +130,8 @@ def _stretch(
     folded = {control.name: fold(controls[control.name], heads) for control in memory.read_controls}
     if rule.numbered:
         folded["position"] = position[:, None].repeat(1, 1, group)
-    out, weights = rule.respond(fold(q.to(dtype), heads), held, there["values"], seen_by_all, lag_of_all, folded)
+    asking, held, values = (widened(x) for x in (fold(q.to(dtype), heads), held, there["values"]))
+    out, weights = rule.respond(asking, held, values, seen_by_all, lag_of_all, folded)
 
     if policy.statistics:
         before = {name: there[f"statistic.{name}"].detach() for name in policy.statistics}

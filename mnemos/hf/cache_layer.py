@@ -167,4 +167,7 @@ class MemoryCacheLayer(CacheLayerMixin):
 
     def crop(self, tokens_to_remove: int) -> None:
         """Raises InvalidValue: what later tokens changed in a memory cannot be taken back."""
-        raise InvalidValue("a cache that drops entries cannot be cropped; assisted decoding needs another cache.")
+        raise InvalidValue(
+            "what later tokens changed in a memory cannot be taken back, so this cache cannot be cropped; assisted "
+            "decoding needs another cache."
+        )

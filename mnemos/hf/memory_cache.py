@@ -31,7 +31,7 @@ class MemoryCache(Cache):
         used = self.config._attn_implementation
         if used != "mnemos":
             raise StateError(
-                f"the model's attention is {used!r}, which cannot tell a policy what was looked at. "
+                f"the model's attention is {used!r}, which cannot ask a memory. "
                 'Write model.set_attn_implementation("mnemos") first.'
             )
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)

@@ -383,7 +383,8 @@ def _scale(memory: EpisodicMemory, q: Tensor) -> float:
 
 
 def _scores(memory: EpisodicMemory, q: Tensor, keys: Tensor) -> Tensor:
-    return _scale(memory, q) * _times(q.to(keys.dtype).transpose(1, 2), keys.permute(0, 2, 3, 1))
+    q, keys = q.to(statistics_dtype(keys.dtype)), keys.to(statistics_dtype(keys.dtype))
+    return _scale(memory, q) * _times(q.transpose(1, 2), keys.permute(0, 2, 3, 1))
 
 
 def _times(x: Tensor, y: Tensor) -> Tensor:
@@ -409,8 +410,9 @@ def table_of(memory: EpisodicMemory, entries: Entries) -> Table:
     size = torch.zeros(batch, episodes, dtype=torch.int64, device=slot.device).scatter_add(1, index, some.long())
     last = torch.zeros_like(size).scatter_reduce(1, index, slot - 1, "amax")
     cues = entries["address"] if memory.summary.own else entries["keys"]
-    sizes = size.gather(1, index).to(statistics_dtype(cues.dtype))
-    weights = torch.where(some, memory.summary.weights(index, sizes, slot, entries.get("received")), 0.0).to(cues.dtype)
+    real = statistics_dtype(cues.dtype)
+    sizes = size.gather(1, index).to(real)
+    weights = torch.where(some, memory.summary.weights(index, sizes, slot, entries.get("received")), 0.0).to(real)
     flat = (cues * weights[..., None, None]).flatten(2)
     summary = torch.zeros(batch, episodes, flat.shape[-1], dtype=flat.dtype, device=flat.device)
     summary = summary.scatter_add(1, _along(index, flat), flat).unflatten(-1, cues.shape[2:])
@@ -465,7 +467,7 @@ def _from_all(
     near, far = _beside(memory, slot, position, found.far.gather(2, index))
     far = far | (past & found.read.gather(2, index))
     weights = _weigh(memory, _both_scores(memory, q, position, entries["keys"], slot, near), near | far, index, found)
-    return _times(weights, entries["values"].transpose(1, 2)).transpose(1, 2)
+    return _times(weights, entries["values"].to(weights.dtype).transpose(1, 2)).transpose(1, 2)
 
 
 def _from_lists(
@@ -484,8 +486,9 @@ def _from_lists(
 
     at = of_episode(table.start) + place - (ends.gather(2, index) - of_episode(table.size))
     chosen = table.order.gather(1, torch.where(there, at, 0).flatten(1)).view(at.shape)
-    keys, values = (_of_heads(entries[name], chosen) for name in ("keys", "values"))  # (B, H, n, R, .)
-    asked = far_query(memory, q).to(keys.dtype).transpose(1, 2)
+    real = statistics_dtype(entries["keys"].dtype)
+    keys, values = (_of_heads(entries[name], chosen).to(real) for name in ("keys", "values"))  # (B, H, n, R, .)
+    asked = far_query(memory, q).to(real).transpose(1, 2)
     asked = asked.unflatten(1, (keys.shape[1], -1)).movedim(2, 3)  # (B, H, n, group, K)
     scores = (_scale(memory, q) * (asked @ keys.mT)).movedim(3, 2).flatten(1, 2)  # (B, heads, n, R)
     if not memory.window and not memory.sinks:
@@ -493,7 +496,7 @@ def _from_lists(
         return _of_each(weights, values).transpose(1, 2)
 
     columns, slot = _near_columns(memory, table, entries["slot"], position)
-    near_keys, near_values = (_at(entries[name], columns) for name in ("keys", "values"))
+    near_keys, near_values = (_at(entries[name], columns).to(real) for name in ("keys", "values"))
     episode = table.place.gather(1, columns)[:, None].expand(-1, position.shape[1], -1)
     near, far = _beside(memory, slot, position, found.far.gather(2, episode))
     beside = _both_scores(memory, q, position, near_keys, slot, near)

@@ -189,7 +189,8 @@ class KVMemory(AnyMemory):
         asked = {name: fold(value, keys.shape[1]) for name, value in controls.items()}
         if rule.numbered:
             asked["position"] = newest[:, None, None]
-        out, weights = rule.respond(fold(asking, keys.shape[1]), keys, values, seen[:, :, None], lag, asked)
+        asking, keys, values = (widened(x) for x in (fold(asking, keys.shape[1]), keys, values))
+        out, weights = rule.respond(asking, keys, values, seen[:, :, None], lag, asked)
         return unfold(out, q.shape[1]).to(q.dtype), weights
 
     def renumbered(self, keys: Tensor, slot: Tensor, newest: Tensor) -> Tensor:
@@ -221,6 +222,11 @@ class KVMemory(AnyMemory):
 def fold(x: Tensor, heads: int) -> Tensor:
     """(B, n, heads * group, ...) -> (B, heads, group * n, ...): the queries of a group one behind the other."""
     return x.unflatten(2, (heads, -1)).movedim(1, 3).flatten(2, 3)
+
+
+def widened(x: Tensor) -> Tensor:
+    """x in float32 where it has half precision, in which a score of 20 would be off by 0.06."""
+    return x.to(statistics_dtype(x.dtype))
 
 
 def unfold(x: Tensor, number: int) -> Tensor:
