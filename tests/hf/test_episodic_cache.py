@@ -148,9 +148,9 @@ def test_beams(stock: Any, model: Any, of: Any) -> None:
 def test_rows_can_be_taken_in_another_order(model: Any, memory: EpisodicMemory, tmp_path: Path) -> None:
     ids = tokens(3, 24)
 
-    def after(cache: EpisodicCache, ids: Tensor, number: int) -> Tensor:
+    def after(cache: EpisodicCache, ids: Tensor, *cuts: int) -> Tensor:
         with own_surprise(model):
-            return logits(model, ids, cache, [1] * number)
+            return logits(model, ids, cache, list(cuts))
 
     for change, rows in (
         (lambda cache: cache.reorder_cache(torch.tensor([2, 0, 0])), [2, 0, 0]),
@@ -158,18 +158,18 @@ def test_rows_can_be_taken_in_another_order(model: Any, memory: EpisodicMemory, 
         (lambda cache: cache.batch_repeat_interleave(2), [0, 0, 1, 1, 2, 2]),
     ):
         cache = EpisodicCache(model.config, memory)
-        after(cache, ids[:, :20], 20)
+        after(cache, ids[:, :20], 19, 1)
         change(cache)
-        expected = after(EpisodicCache(model.config, memory), ids[rows], 24)[:, 20:]
-        assert_same(after(cache, ids[rows, 20:], 4), expected)
+        expected = after(EpisodicCache(model.config, memory), ids[rows], 19, 1, 1, 3)[:, 20:]
+        assert_same(after(cache, ids[rows, 20:], 1, 3), expected)
     cache = EpisodicCache(model.config, memory)
-    after(cache, ids[:, :20], 20)
+    after(cache, ids[:, :20], 19, 1)
     again = EpisodicCache.load(cache.save(tmp_path / "cache"), model.config)
     assert again.get_seq_length() == 20 and again.nbytes == cache.nbytes > 0 and again.memory == memory
-    assert torch.equal(after(again, ids[:, 20:], 4), after(cache, ids[:, 20:], 4))
+    assert torch.equal(after(again, ids[:, 20:], 1, 3), after(cache, ids[:, 20:], 1, 3))
     cache.reset()
     assert cache.nbytes == 0 and cache.get_seq_length() == 0
-    assert_same(after(cache, ids, 24), after(EpisodicCache(model.config, memory), ids, 24), 1e-12)
+    assert_same(after(cache, ids, 20, 4), after(EpisodicCache(model.config, memory), ids, 20, 4), 1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
