@@ -28,8 +28,8 @@ class PolicyCache(MemoryCache):
         model.generate(**inputs, past_key_values=cache)
 
     Each row and head of keys keeps entries of its own; what is dropped is gone, and `nbytes` is what is held. Rows may
-    be padded, on either side, as attention_mask says. Entries are kept in the model's precision, and what a policy notes
-    of them in float32 at least.
+    be padded, on either side, as attention_mask says. Entries have the model's precision; what a policy notes of them
+    has float32 at least.
 
     policy: one for all layers, or one a layer. Budgets count tokens, padding excluded.
     prefill: what happens to several tokens at once. "stream": exactly what would happen to them one by one, so that

@@ -101,7 +101,7 @@ class EpisodicCache(MemoryCache):
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """The rows with these indices (beam search)."""
         self._select_expected(beam_idx)
-        super().reorder_cache(beam_idx)
+        super().reorder_cache(beam_idx)  # pyright: ignore[reportArgumentType]
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """The rows with these indices, repeats allowed."""

@@ -10,14 +10,13 @@ from mnemos.hf.cache_layer import MemoryCacheLayer
 from mnemos.hf.rotary import Rotary
 from mnemos.lowering import run_rows
 from mnemos.memory import EpisodicMemory
-from mnemos.state import State
 
 
 class EpisodicLayer(MemoryCacheLayer):
     """The state of an `EpisodicMemory`, on a device of its own if one is given: queries, new keys and values go there
     and answers come back, so that the entries take no room beside the model."""
 
-    memory: EpisodicMemory | None
+    memory: EpisodicMemory | None  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(
         self, declared: EpisodicMemory, rotary: Rotary | None = None, device: torch.device | str | None = None
@@ -60,7 +59,7 @@ class EpisodicLayer(MemoryCacheLayer):
         if surprise is None:
             raise StateError(
                 "episodes begin where the model is surprised, and nobody said how much it is. Generate inside "
-                "`with mnemos.hf.own_surprise(model):`, or use Surprise(of=\"keys\")."
+                '`with mnemos.hf.own_surprise(model):`, or use Surprise(of="keys").'
             )
         surprise = surprise if order is None else surprise.take_along_dim(order, 1)
         return {"surprise": surprise.to(k.device)[..., None].expand(*k.shape[:3])}

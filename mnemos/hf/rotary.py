@@ -28,14 +28,14 @@ class Rotary:
         scaled positions, whose frequencies are no powers of a base or change with the length of the stream."""
         expect(
             config.model_type in KINDS,
-            f"{asked_by} counts positions of its own, for which keys must be turned back; that is known to be right for "
+            f"{asked_by} counts positions of its own, for which keys must be turned back; how is known for "
             f"{', '.join(KINDS)}, not for {config.model_type!r}. Leave the positions as the model gives them.",
         )
         given = getattr(config, "rope_parameters", None) or {}
         kind, part = given.get("rope_type", "default"), given.get("partial_rotary_factor", 1.0)
         expect(
             kind == "default" and part == 1.0,
-            f"{asked_by} counts positions of its own, for which the model must turn all channels by unscaled positions; "
+            f"{asked_by} counts positions of its own, for which a model must turn all channels by unscaled positions; "
             f"this one has rope_type={kind!r}, partial_rotary_factor={part}. Leave the positions as the model gives "
             "them.",
         )

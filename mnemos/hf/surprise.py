@@ -108,4 +108,3 @@ def _real(cache: EpisodicCache, tokens: Tensor, mask: Tensor | None) -> Tensor:
         return torch.ones_like(tokens, dtype=torch.bool)
     seen = cache.get_seq_length()
     return mask[:, seen : seen + tokens.shape[1]].bool().to(tokens.device)
-

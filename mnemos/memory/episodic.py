@@ -65,9 +65,9 @@ class EpisodicMemory(AnyMemory):
     Its state: keys (B, N, H, K), not turned, values (B, N, H, V), `slot` (B, N): position + 1, or 0 where a place is
     empty, `episode` (B, N): its number from 1 on, 0 for sinks, `count` (B,); where they are needed `address`
     (B, N, H, K), `surprise`, `received` and `queued` (B, N): when its episode was last queued, position + 1. N grows,
-    or is constant with `keep`. Queries may have a multiple of the heads of the keys (grouped heads). `read` asks from the
-    position of the newest entry and changes nothing; `step` and whole runs note the attention received and the episodes
-    queued.
+    or is constant with `keep`. Queries may have a multiple of the heads of the keys (grouped heads). `read` asks from
+    the position of the newest entry and changes nothing; `step` and whole runs note the attention received and the
+    episodes queued.
     """
 
     boundary: Boundary = field(default_factory=Every)

@@ -418,7 +418,7 @@ def test_what_cannot_be_asked(model: Any, tmp_path: Path) -> None:
         (lambda: PolicyCache(model.config, policy, ratio=0.5), InvalidValue, 'prefill="whole" too'),
         (lambda: PolicyCache(model.config, policy, decode="stop"), InvalidValue, '"hold" or "grow"; got \'stop\''),
         (lambda: PolicyCache(model.config, policy, decode="grow"), InvalidValue, "never drops anything but"),
-        (lambda: PolicyCache(model.config, policy, positions="none"), InvalidValue, '"kept"; got \'none\''),
+        (lambda: PolicyCache(model.config, policy, positions="none"), InvalidValue, "\"kept\"; got 'none'"),
         (lambda: PolicyCache(PhiConfig(), policy, positions="kept"), InvalidValue, "qwen3, not for 'phi'"),
         (lambda: PolicyCache(scaled, policy, positions="kept"), InvalidValue, "rope_type='linear'"),
         (lambda: PolicyCache(MistralConfig(sliding_window=8), policy), InvalidValue, "sliding_attention layers"),

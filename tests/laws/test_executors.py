@@ -54,9 +54,7 @@ def test_key_value_memories(memory: mn.KVMemory, group: int) -> None:
 
 @each(EPISODIC)
 @pytest.mark.parametrize(("few", "group"), [(0, 1), (1000, 1), (0, 3), (1000, 3)])
-def test_memories_in_episodes(
-    memory: EpisodicMemory, few: int, group: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memories_in_episodes(memory: EpisodicMemory, few: int, group: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """By lists of what is found, and by all entries."""
     monkeypatch.setattr("mnemos.memory.episodic.FEW", few)
     monkeypatch.setattr("mnemos.execute.episode_blocks.BLOCK", 5)
