@@ -10,7 +10,6 @@ from transformers.cache_utils import CacheLayerMixin
 
 from mnemos.errors import InvalidValue, StateError
 from mnemos.hf.rotary import Rotary
-from mnemos.memory import AnyMemory
 from mnemos.state import State
 
 
@@ -33,7 +32,7 @@ class MemoryCacheLayer(CacheLayerMixin):
     def reset(self) -> None:
         """Forget everything."""
         self.state: State | None = None
-        self.memory: AnyMemory | None = None
+        self.memory: Any = None
         self.seen = 0
         self._waiting = False
 

@@ -16,8 +16,6 @@ class EpisodicLayer(MemoryCacheLayer):
     """The state of an `EpisodicMemory`, on a device of its own if one is given: queries, new keys and values go there
     and answers come back, so that the entries take no room beside the model."""
 
-    memory: EpisodicMemory | None  # pyright: ignore[reportIncompatibleVariableOverride]
-
     def __init__(
         self, declared: EpisodicMemory, rotary: Rotary | None = None, device: torch.device | str | None = None
     ) -> None:
@@ -39,7 +37,7 @@ class EpisodicLayer(MemoryCacheLayer):
             batch, _, heads, key_dim = k.shape
             self.memory = self.declared.replace(scale=scale)
             self.state = self.memory.init(batch, heads, key_dim, v.shape[-1], None, k.dtype, place)
-        assert self.memory is not None
+        assert self.memory is not None and self.state is not None
         lengths = None if lengths is None else lengths.to(place)
         out, self.state = run_rows(self.memory, q, k, v, controls, self.state, lengths)
         return out.to(home)

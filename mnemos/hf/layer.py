@@ -28,8 +28,6 @@ class PolicyLayer(MemoryCacheLayer):
     The table of places grows with what is there, up to budget + period places; nothing else is held.
     """
 
-    memory: KVMemory | None  # pyright: ignore[reportIncompatibleVariableOverride]
-
     def __init__(
         self,
         policy: Policy,
