@@ -19,10 +19,20 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply
 
 import mnemos as mn
 from mnemos.errors import InvalidType, InvalidValue, StateError
-from mnemos.hf import EpisodicCache, EpisodicLayer, PolicyCache, own_surprise
+from mnemos.hf import EpisodicCache, EpisodicLayer, PolicyCache, PolicyLayer, own_surprise
 from mnemos.hf.attention import attention
 from mnemos.hf.rotary import Rotary
-from mnemos.memory import Address, EpisodicMemory, Every, HeavyHitters, MeanKey, Recall, Representatives, Surprise
+from mnemos.memory import (
+    Address,
+    EpisodicMemory,
+    Every,
+    HeavyHitters,
+    KeyNorm,
+    MeanKey,
+    Recall,
+    Representatives,
+    Surprise,
+)
 
 BASE = 10000.0
 EVENTS = Surprise(0.2, span=6, shortest=2, longest=5)
@@ -43,6 +53,13 @@ def episodes(cache: EpisodicCache, row: int = 0) -> list[list[int]]:
         slot, number = layer.state["slot"][row], layer.state["episode"][row]
         found.append([number[place].item() for place in slot.argsort() if slot[place] > 0])
     return found
+
+
+def assert_same_states(one: EpisodicCache, other: EpisodicCache) -> None:
+    """All entries and the notes on them, the surprises too."""
+    for mine, theirs in zip(one.memory_layers, other.memory_layers, strict=True):
+        for (name, x), (_, y) in zip(mine.state.tensors(), theirs.state.tensors(), strict=True):
+            assert x.shape == y.shape and float((x - y).abs().max()) <= 1e-4, name
 
 
 @each
@@ -160,13 +177,16 @@ def test_rows_can_be_taken_in_another_order(model: Any, memory: EpisodicMemory, 
         cache = EpisodicCache(model.config, memory)
         after(cache, ids[:, :20], 19, 1)
         change(cache)
-        expected = after(EpisodicCache(model.config, memory), ids[rows], 19, 1, 1, 3)[:, 20:]
+        other = EpisodicCache(model.config, memory)
+        expected = after(other, ids[rows], 19, 1, 1, 3)[:, 20:]
         assert_same(after(cache, ids[rows, 20:], 1, 3), expected)
+        assert_same_states(cache, other)
     cache = EpisodicCache(model.config, memory)
     after(cache, ids[:, :20], 19, 1)
     again = EpisodicCache.load(cache.save(tmp_path / "cache"), model.config)
     assert again.get_seq_length() == 20 and again.nbytes == cache.nbytes > 0 and again.memory == memory
     assert torch.equal(after(again, ids[:, 20:], 1, 3), after(cache, ids[:, 20:], 1, 3))
+    assert_same_states(again, cache)
     cache.reset()
     assert cache.nbytes == 0 and cache.get_seq_length() == 0
     assert_same(after(cache, ids, 20, 4), after(EpisodicCache(model.config, memory), ids, 20, 4), 1e-12)
@@ -196,6 +216,34 @@ def test_half_precision(stock: Any, dtype: torch.dtype) -> None:
     kinds = {name: x.dtype for name, x in cache.memory_layers[0].state.tensors()}
     assert kinds["keys"] == kinds["values"] == dtype
     assert kinds["received"] == kinds["surprise"] == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "layer",
+    [
+        PolicyLayer(HeavyHitters(64)),
+        PolicyLayer(KeyNorm(64)),
+        EpisodicLayer(EpisodicMemory(Every(4), MeanKey(), Recall(100), window=6)),
+        EpisodicLayer(EpisodicMemory(Every(4), MeanKey(), Recall(100), window=6), device="cpu"),
+    ],
+    ids=range(4),
+)
+def test_large_scores_in_half_precision(layer: Any, dtype: torch.dtype) -> None:
+    """Scores of 25 and more, of which half precision would round away what decides: only the answers are rounded."""
+    layer.reset()
+    q, k, v = (torch.randn(2, heads, 40, 8).to(dtype) for heads in (4, 2, 2))
+    q = 8 * q
+    scores = (q.double() @ k.double().repeat_interleave(2, 1).mT) / 8**0.5
+    assert float(scores.abs().max()) > 25
+    weights = scores.masked_fill(~torch.ones(40, 40).tril().bool(), -torch.inf).softmax(-1)
+    expected = (weights @ v.double().repeat_interleave(2, 1)).transpose(1, 2)
+    for t in [slice(0, 30), *(slice(t, t + 1) for t in range(30, 40))]:
+        keys, values = layer.update(k[:, :, t], v[:, :, t])
+        with torch.no_grad():
+            out, _ = attention(torch.nn.Identity(), q[:, :, t], keys, values, None)
+        assert out.dtype == dtype
+        assert_same(out.double(), expected[:, t], 2 * torch.finfo(dtype).eps)
 
 
 def test_a_device_of_its_own(model: Any) -> None:
