@@ -99,7 +99,7 @@ class MemoryCacheLayer(CacheLayerMixin):
             if positions is None:
                 positions = torch.arange(self.seen, self.seen + length, device=k.device)[None]
             q, k = self.rotary.back(q, positions), self.rotary.back(k, positions)
-        real = self._real(mask, length)
+        real = self.real_tokens(mask, length)
         order, lengths = None, None
         if real is not None:  # the real tokens of a row first
             order = real.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
@@ -120,8 +120,9 @@ class MemoryCacheLayer(CacheLayerMixin):
         tokens stood in the input, None if nothing was moved; lengths (B,): how many are real, the first ones."""
         raise NotImplementedError
 
-    def _real(self, mask: Tensor | None, length: int) -> Tensor | None:
-        """Which of the new tokens are no padding (B, T); None if all are."""
+    def real_tokens(self, mask: Tensor | None, length: int) -> Tensor | None:
+        """Which of so many new tokens are no padding (B, T), by a mask of all tokens so far; None if all are. Raises
+        InvalidValue for a mask of other tokens."""
         if mask is None:
             return None
         real = mask[:, self.seen : self.seen + length].bool()

@@ -38,6 +38,8 @@ class EpisodicLayer(MemoryCacheLayer):
             self.memory = self.declared.replace(scale=scale)
             self.state = self.memory.init(batch, heads, key_dim, v.shape[-1], None, k.dtype, place)
         assert self.memory is not None and self.state is not None
+        if self.place is None and self.state.device != home:  # it was loaded elsewhere
+            self.state = self.state.to(home)
         lengths = None if lengths is None else lengths.to(place)
         out, self.state = run_rows(self.memory, q, k, v, controls, self.state, lengths)
         return out.to(home)

@@ -58,7 +58,8 @@ class _Watcher:
         tokens = further.get("input_ids", given[0] if given else None)
         if not isinstance(tokens, Tensor):
             raise InvalidValue("a model's surprise is that of tokens: call it with input_ids=, not with embeddings.")
-        real = _real(cache, tokens, further.get("attention_mask"))
+        real = cache.memory_layers[0].real_tokens(further.get("attention_mask"), tokens.shape[1])
+        real = torch.ones_like(tokens, dtype=torch.bool) if real is None else real.to(tokens.device)
         place = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
         last = torch.where(real, place, -1).cummax(1).values  # the last real token up to each place
         previous = F.pad(last[:, :-1], (1, 0), value=-1)
@@ -100,11 +101,3 @@ class _Watcher:
             ends = mask[:, cache.get_seq_length() - 1 : cache.get_seq_length()].bool()
             logits = torch.where(ends, logits, self.last)
         cache.expected, self.last = logits, None
-
-
-def _real(cache: EpisodicCache, tokens: Tensor, mask: Tensor | None) -> Tensor:
-    """Which tokens are no padding, (B, T)."""
-    if mask is None:
-        return torch.ones_like(tokens, dtype=torch.bool)
-    seen = cache.get_seq_length()
-    return mask[:, seen : seen + tokens.shape[1]].bool().to(tokens.device)

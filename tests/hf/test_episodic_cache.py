@@ -334,6 +334,8 @@ def test_what_cannot_be_asked(stock: Any, model: Any, tmp_path: Path) -> None:
         with pytest.raises(error, match=message):
             make()
     EpisodicCache(scaled, memory), EpisodicCache(other, memory)  # with the model's own positions
+    with own_surprise(model), pytest.raises(InvalidValue, match="covers 2 tokens, but 0 were seen and 3 are new"):
+        model(tokens(1, 3), past_key_values=EpisodicCache(config, BY_SURPRISE), attention_mask=torch.ones(1, 2))
     with own_surprise(model), pytest.raises(InvalidValue, match="not with embeddings"):
         model(inputs_embeds=torch.randn(1, 2, 32).double(), past_key_values=EpisodicCache(config, BY_SURPRISE))
     cache = EpisodicCache(config, memory)
