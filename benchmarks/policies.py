@@ -125,6 +125,7 @@ def policies(budget: int) -> dict[str, Any]:
     recent, common = max(budget // 4, 1), {"period": 4}
     return {
         "H2O": HeavyHitters(budget, recent=recent, **common),
+        "H2O, mean": HeavyHitters(budget, recent=recent, mean=True, **common),
         "TOVA": HeavyHitters(budget, recent=1, decay=0.0, **common),
         "LazyEviction": LazyEviction(budget, recent=recent, threshold=0.05, **common),
         "LRA": LeastRecentlyAttended(budget, recent=recent, threshold=0.05, **common),
@@ -142,6 +143,7 @@ def presses(removed: float) -> dict[str, tuple[Any, str]]:
 
     return {
         "H2O": (kvpress.ObservedAttentionPress(removed), "eager"),
+        "H2O, mean": (kvpress.ObservedAttentionPress(removed), "eager"),  # by which it ranks
         "TOVA": (kvpress.TOVAPress(removed), "sdpa"),
         "key difference": (kvpress.KeyDiffPress(removed), "sdpa"),
         "key norm": (kvpress.KnormPress(removed), "sdpa"),

@@ -34,8 +34,6 @@ class BetweenEvictions:
             return other
         if not isinstance(memory.retain, Policy):
             return "what the memory keeps is no policy's choice"
-        if memory.read_rule.rotary is not None and memory.read_rule.positions == "kept":
-            return "positions within the kept entries change at every eviction"
         return None
 
     def flops(self, memory: Any, request: Request) -> float:
@@ -123,12 +121,15 @@ def _stretch(
     seen = (slot > 0) & (lag >= 0)
     if rule.mask is not None:
         seen = seen & rule.mask.sees(asked, slot - 1)
+    held = there["keys"]
+    if rule.rotary is not None and rule.positions == "kept":  # the same until the next eviction
+        held = memory.renumbered(held, there["slot"], position[:, -1])
     if rule.plain and not policy.statistics:  # nobody asks for the weights
-        keys, values = (there[name].transpose(1, 2) for name in ("keys", "values"))
+        keys, values = held.transpose(1, 2), there["values"].transpose(1, 2)
         group = q.shape[2] // heads
         return attended(q.to(dtype), keys, values, memory, seen.repeat_interleave(group, 1)).to(out_dtype), new
     asking = {control.name: controls[control.name] for control in memory.read_controls}
-    out, weights = respond(rule, q, there["keys"], there["values"], seen, lag, position, asking)
+    out, weights = respond(rule, q.to(dtype), held, there["values"], seen, lag, position, asking)
 
     if policy.statistics:
         before = {name: there[f"statistic.{name}"].detach() for name in policy.statistics}

@@ -1,4 +1,4 @@
-"""Retention policies in the models of others: a cache for the decoders of Hugging Face transformers.
+"""Memories in the models of others: caches for the decoders of Hugging Face transformers.
 
 model.set_attn_implementation("mnemos")
 cache = mnemos.hf.PolicyCache(model.config, LazyEviction(budget=512))
@@ -12,8 +12,11 @@ except ImportError as error:
 
 from mnemos.hf.attention import register
 from mnemos.hf.cache import PolicyCache
+from mnemos.hf.episodic_cache import EpisodicCache
+from mnemos.hf.episodic_layer import EpisodicLayer
 from mnemos.hf.layer import PolicyLayer
+from mnemos.hf.surprise import own_surprise
 
 register()
 
-__all__ = ["PolicyCache", "PolicyLayer"]
+__all__ = ["EpisodicCache", "EpisodicLayer", "PolicyCache", "PolicyLayer", "own_surprise"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from mnemos.errors import InvalidValue
-from mnemos.hf.layer import PolicyLayer
+from mnemos.hf.cache_layer import MemoryCacheLayer
 
 NAME = "mnemos"
 
@@ -36,8 +36,8 @@ def attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention of query (B, heads, T, K): (B, T, heads, V). Where key and value (B, H, T, .) come from a
-    `PolicyCache`, over what that has kept; else over all that there is, the queries being the last T of them.
+    """Causal attention of query (B, heads, T, K): (B, T, heads, V). Where key and value (B, H, T, .) come from
+    one of our caches, what its memory answers; else over all that there is, the queries being the last T of them.
 
     Raises InvalidValue for what it does not do: windows, soft caps, learned sinks, added biases, masks of four axes.
     """
@@ -49,9 +49,9 @@ def attention(
             'the attention "mnemos" takes a mask (batch, tokens) that marks padding; '
             f"got one of shape {tuple(attention_mask.shape)}."
         )
-    layer = PolicyLayer.of(key)
+    layer = MemoryCacheLayer.of(key)
     if layer is not None:
-        return layer.attend(query, key, value, attention_mask, scaling), None
+        return layer.attend(query, key, value, attention_mask, scaling, kwargs.get("position_ids")), None
     number, entries = query.shape[2], key.shape[2]
     seen = torch.ones(number, entries, dtype=torch.bool, device=query.device).tril(entries - number)
     if attention_mask is not None:

@@ -1,24 +1,25 @@
-"""The cache that goes into `model.generate(past_key_values=)`."""
+"""The cache of a retention policy, for `model.generate(past_key_values=)`."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Literal, Self
 
 import torch
-from torch import Tensor
 from transformers import PretrainedConfig
-from transformers.cache_utils import Cache
 
-from mnemos.errors import InvalidType, StateError, expect, expect_kind
+from mnemos.errors import InvalidType, expect, expect_kind
 from mnemos.hf.layer import Decode, PolicyLayer, Prefill
+from mnemos.hf.memory_cache import MemoryCache, load_saved, text_config
+from mnemos.hf.rotary import Rotary
 from mnemos.memory import KVMemory, Policy, from_json
-from mnemos.state import State, load_state
+
+Positions = Literal["original", "kept"]
 
 
-class PolicyCache(Cache):
+class PolicyCache(MemoryCache):
     """A cache of keys and values that a retention policy keeps at its budget, for unmodified decoders of Hugging Face
     transformers whose layers are all full softmax attention (Llama, Mistral and Qwen without windows, ...).
 
@@ -26,8 +27,9 @@ class PolicyCache(Cache):
         cache = PolicyCache(model.config, HeavyHitters(budget=512, recent=64))
         model.generate(**inputs, past_key_values=cache)
 
-    Each row and head of keys keeps entries of its own; what is dropped is gone, and `nbytes` is what is held. Keys stay
-    turned to the positions that the model gave them. Rows may be padded, on either side, as attention_mask says.
+    Each row and head of keys keeps entries of its own; what is dropped is gone, and `nbytes` is what is held. Rows may
+    be padded, on either side, as attention_mask says. Entries have the model's precision; what a policy notes of them
+    has float32 at least.
 
     policy: one for all layers, or one a layer. Budgets count tokens, padding excluded.
     prefill: what happens to several tokens at once. "stream": exactly what would happen to them one by one, so that
@@ -37,6 +39,10 @@ class PolicyCache(Cache):
     "whole" only.
     decode: what happens to single tokens after such a prompt. "hold": they keep to the budget too; "grow": they are all
     kept, only prompts are cut, "whole" only.
+    positions: what rotary positions count. "original": all tokens, keys stay turned as the model turned them. "kept":
+    the entries that a head keeps, in their order, so that no distance ever exceeds the budget (StreamingLLM, arXiv
+    2309.17453); keys are turned back and turned again whenever something before them is dropped. For models whose
+    rotary positions are known to be plain (`mnemos.hf.rotary`).
 
     Raises InvalidValue for a model with other layers than full attention and for options that cannot be, InvalidType
     for anything but policies. Used with a model whose attention is not "mnemos" it raises StateError.
@@ -49,9 +55,10 @@ class PolicyCache(Cache):
         prefill: Prefill = "stream",
         ratio: float | None = None,
         decode: Decode = "hold",
+        positions: Positions = "original",
     ) -> None:
-        self.config = _text_config(config)
-        number = self.config.num_hidden_layers
+        text = text_config(config, "PolicyCache")
+        number = text.num_hidden_layers
         policies = [policy] * number if isinstance(policy, Policy) else list(_sequence(policy))
         for one in policies:
             expect_kind(one, Policy, "policy", "HeavyHitters(budget=512)")
@@ -68,80 +75,31 @@ class PolicyCache(Cache):
             'PolicyCache(decode="grow") never drops anything but from a prompt that is read whole: pass '
             'prefill="whole" too.',
         )
-        self.prefill, self.decode = prefill, decode
-        super().__init__(layers=[PolicyLayer(one, prefill, ratio, decode) for one in policies])
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Called by the model's layers."""
-        used = self.config._attn_implementation
-        if used != "mnemos":
-            raise StateError(
-                f"the model's attention is {used!r}, which cannot tell a policy what was looked at. "
-                'Write model.set_attn_implementation("mnemos") first.'
-            )
-        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held by all layers."""
-        return sum(layer.nbytes for layer in self._policy_layers)
-
-    @property
-    def _policy_layers(self) -> list[PolicyLayer]:
-        return [layer for layer in self.layers if isinstance(layer, PolicyLayer)]
+        expect(
+            positions in ("original", "kept"), f'PolicyCache(positions=) is "original" or "kept"; got {positions!r}.'
+        )
+        rotary = Rotary.of(text, 'PolicyCache(positions="kept")') if positions == "kept" else None
+        self.prefill, self.decode, self.positions = prefill, decode, positions
+        super().__init__(text, [PolicyLayer(one, prefill, ratio, decode, rotary) for one in policies])
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write all that is kept, and what the policies know of it, to one file; `PolicyCache.load` reads it back.
         Raises StateError if there is nothing yet, or if the file cannot be written."""
-        states = {f"layer {i}": layer.state for i, layer in enumerate(self._policy_layers) if layer.state is not None}
-        if len(states) < len(self.layers):
-            raise StateError("the cache has seen nothing yet: save it after the model has read something.")
-        one = next(iter(states.values()))
-        seen = torch.full((one.batch,), self.get_seq_length())
-        owner = (("cache", "PolicyCache"), ("prefill", self.prefill), ("decode", self.decode))
-        return State(owner, {"seen": seen, **states}, {"seen": seen[:1]}).save(path)
+        return self._save(path, {"prefill": self.prefill, "decode": self.decode, "positions": self.positions}, {})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], config: PretrainedConfig, device: torch.device | str = "cpu") -> Self:
         """The cache that `save` wrote, for a model of the same shape. Raises StateError if the file is missing, cut
         short or no saved cache, or if the model has another number of layers or heads."""
-        saved, text = load_state(path), _text_config(config)
-        facts = dict(saved.owner)
-        if facts.get("cache") != "PolicyCache":
-            raise StateError(f"{path} is a saved state, but not of a PolicyCache.")
-        states = [saved.child(name) for name in saved.entries if name != "seen"]
-        heads = text.num_key_value_heads
-        found = (len(states), dict(states[0].owner)["heads"])
-        if found != (text.num_hidden_layers, heads):
-            raise StateError(
-                f"{path} has {found[0]} layers of {found[1]} heads of keys; the model has {text.num_hidden_layers} of "
-                f"{heads}."
-            )
+        facts, states, beside = load_saved(path, text_config(config, "PolicyCache"), PolicyCache)
         memories = [from_json(str(dict(state.owner)["memory"])) for state in states]
         policies = [memory.retain for memory in memories if isinstance(memory, KVMemory)]
-        cache = cls(config, policies, facts["prefill"], None, facts["decode"])  # pyright: ignore
-        for layer, memory, state in zip(cache._policy_layers, memories, states, strict=True):
-            layer.memory, layer.state, layer.seen = memory, state.to(device), int(saved["seen"][0])
+        options = facts["prefill"], None, facts["decode"], facts.get("positions", "original")
+        cache = cls(config, policies, *options)  # pyright: ignore
+        for layer, memory, state in zip(cache.memory_layers, memories, states, strict=True):
+            layer.memory, layer.state, layer.seen = memory, state.to(device), int(beside["seen"][0])
             layer.filled = int((state["slot"] > 0).sum(-1).max())
         return cache
-
-
-def _text_config(config: PretrainedConfig) -> PretrainedConfig:
-    """The part of a model's configuration that its decoder uses. Raises unless all layers are full attention."""
-    if not isinstance(config, PretrainedConfig):
-        raise InvalidType(f"config= takes a model's configuration, model.config; got {type(config).__name__}.")
-    text = config.get_text_config(decoder=True)
-    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
-    if getattr(text, "sliding_window", None) is not None:
-        kinds |= {"sliding_attention"}
-    expect(
-        kinds == {"full_attention"},
-        f"a PolicyCache is for models whose layers are all full attention; {type(config).__name__} has "
-        f"{', '.join(sorted(kinds - {'full_attention'}))} layers.",
-    )
-    return text
 
 
 def _sequence(policy: object) -> Sequence[Policy]:

@@ -34,8 +34,8 @@ def run(
 ) -> tuple[Tensor, State]:
     """Run `memory` over a sequence: exactly its equation, no scale, no norm, no projection.
 
-    q, k: (batch, time, heads, key_dim); v: (batch, time, heads, value_dim). A key-value memory may have fewer heads
-    in k and v (grouped heads).
+    q, k: (batch, time, heads, key_dim); v: (batch, time, heads, value_dim). A key-value memory and an episodic one may
+    have fewer heads in k and v (grouped heads).
     A memory of several pairs a token (`GD(steps=n)`) takes them one behind the other: k (batch, time, heads,
     n * key_dim).
     controls: what the memory declares, by name: (batch, time, heads), or (batch, time, heads, channels) where it wants

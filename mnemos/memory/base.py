@@ -42,6 +42,11 @@ class AnyMemory(Declaration):
         return 1
 
     @property
+    def grouped(self) -> bool:
+        """Fact: queries may have a multiple of the heads of the keys (grouped heads)."""
+        return False
+
+    @property
     def kept(self) -> str:
         """What it keeps, in a few words."""
         raise NotImplementedError

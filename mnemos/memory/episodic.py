@@ -64,8 +64,9 @@ class EpisodicMemory(AnyMemory):
     Its state: keys (B, N, H, K), not turned, values (B, N, H, V), `slot` (B, N): position + 1, or 0 where a place is
     empty, `episode` (B, N): its number from 1 on, 0 for sinks, `count` (B,); where they are needed `address`
     (B, N, H, K), `surprise`, `received` and `queued` (B, N): when its episode was last queued, position + 1. N grows,
-    or is constant with `keep`. `read` asks from the position of the newest entry and changes nothing; `step` and whole
-    runs note the attention received and the episodes queued.
+    or is constant with `keep`. Queries may have a multiple of the heads of the keys (grouped heads). `read` asks from
+    the position of the newest entry and changes nothing; `step` and whole runs note the attention received and the
+    episodes queued.
     """
 
     boundary: Boundary = field(default_factory=Every)
@@ -99,6 +100,10 @@ class EpisodicMemory(AnyMemory):
             f"{self.summary} goes by the attention received in the window, and there is none; use window=256.",
         )
         expect(self.keep is None or self.keep >= 1, f"EpisodicMemory(keep=) is at least 1; got {self.keep}.")
+
+    @property
+    def grouped(self) -> bool:
+        return True
 
     @property
     def write_controls(self) -> tuple[Control, ...]:
@@ -382,7 +387,16 @@ def _scale(memory: EpisodicMemory, q: Tensor) -> float:
 
 
 def _scores(memory: EpisodicMemory, q: Tensor, keys: Tensor) -> Tensor:
-    return _scale(memory, q) * (q.to(keys.dtype).transpose(1, 2) @ keys.permute(0, 2, 3, 1))
+    q, keys = q.to(statistics_dtype(keys.dtype)), keys.to(statistics_dtype(keys.dtype))
+    return _scale(memory, q) * _times(q.transpose(1, 2), keys.permute(0, 2, 3, 1))
+
+
+def _times(x: Tensor, y: Tensor) -> Tensor:
+    """x (B, heads, n, .) times y (B, H, ., .), each head of y serving a group of heads of x."""
+    if x.shape[1] == y.shape[1]:
+        return x @ y
+    group = x.unflatten(1, (y.shape[1], -1))
+    return (group.flatten(2, 3) @ y).unflatten(2, group.shape[2:4]).flatten(1, 2)
 
 
 def table_of(memory: EpisodicMemory, entries: Entries) -> Table:
@@ -400,8 +414,9 @@ def table_of(memory: EpisodicMemory, entries: Entries) -> Table:
     size = torch.zeros(batch, episodes, dtype=torch.int64, device=slot.device).scatter_add(1, index, some.long())
     last = torch.zeros_like(size).scatter_reduce(1, index, slot - 1, "amax")
     cues = entries["address"] if memory.summary.own else entries["keys"]
-    sizes = size.gather(1, index).to(statistics_dtype(cues.dtype))
-    weights = torch.where(some, memory.summary.weights(index, sizes, slot, entries.get("received")), 0.0).to(cues.dtype)
+    real = statistics_dtype(cues.dtype)
+    sizes = size.gather(1, index).to(real)
+    weights = torch.where(some, memory.summary.weights(index, sizes, slot, entries.get("received")), 0.0).to(real)
     flat = (cues * weights[..., None, None]).flatten(2)
     summary = torch.zeros(batch, episodes, flat.shape[-1], dtype=flat.dtype, device=flat.device)
     summary = summary.scatter_add(1, _along(index, flat), flat).unflatten(-1, cues.shape[2:])
@@ -417,7 +432,9 @@ def find(
     memory: EpisodicMemory, table: Table, asked: Tensor, position: Tensor, current: Tensor, queued: Tensor
 ) -> Found:
     """What queries `asked` (B, n, H, K) at `position`, within the episodes `current` (B, n), find."""
-    recall, heads, width = memory.recall, asked.shape[2], asked.shape[3]
+    recall, heads = memory.recall, table.summary.shape[2]
+    scale = 1 / math.sqrt(asked.shape[2] * asked.shape[3])
+    asked = asked.to(table.summary.dtype).unflatten(2, (heads, -1)).sum(3)  # all queries of a group ask together
     number = table.base + torch.arange(table.size.shape[1], device=asked.device)  # (B, E)
     exists = (table.size > 0) & (number > table.base)
     here, now = current[..., None], position[..., None]
@@ -425,7 +442,7 @@ def find(
     if memory.window:
         far = far & (table.last[:, None] <= now - memory.window)
     readable = far if memory.keep is None else far & (number[:, None] >= here - memory.keep)
-    match = asked.to(table.summary.dtype).flatten(2) @ table.summary.flatten(2).mT / math.sqrt(heads * width)
+    match = scale * (asked.flatten(2) @ table.summary.flatten(2).mT)
     found = recall.choose(match, readable, table.size)
     read, stamps = found, queued[:, None].expand_as(found)
     if recall.contiguous:
@@ -454,7 +471,7 @@ def _from_all(
     near, far = _beside(memory, slot, position, found.far.gather(2, index))
     far = far | (past & found.read.gather(2, index))
     weights = _weigh(memory, _both_scores(memory, q, position, entries["keys"], slot, near), near | far, index, found)
-    return (weights @ entries["values"].transpose(1, 2)).transpose(1, 2)
+    return _times(weights, entries["values"].to(weights.dtype).transpose(1, 2)).transpose(1, 2)
 
 
 def _from_lists(
@@ -473,23 +490,31 @@ def _from_lists(
 
     at = of_episode(table.start) + place - (ends.gather(2, index) - of_episode(table.size))
     chosen = table.order.gather(1, torch.where(there, at, 0).flatten(1)).view(at.shape)
-    keys, values = (_of_heads(entries[name], chosen) for name in ("keys", "values"))  # (B, H, n, R, .)
-    asked = far_query(memory, q).to(keys.dtype).transpose(1, 2)
-    scores = _scale(memory, q) * (keys @ asked[..., None])[..., 0]
+    real = statistics_dtype(entries["keys"].dtype)
+    keys, values = (_of_heads(entries[name], chosen).to(real) for name in ("keys", "values"))  # (B, H, n, R, .)
+    asked = far_query(memory, q).to(real).transpose(1, 2)
+    asked = asked.unflatten(1, (keys.shape[1], -1)).movedim(2, 3)  # (B, H, n, group, K)
+    scores = (_scale(memory, q) * (asked @ keys.mT)).movedim(3, 2).flatten(1, 2)  # (B, heads, n, R)
     if not memory.window and not memory.sinks:
         weights = _weigh(memory, scores, there, index, found)
-        return (weights[..., None, :] @ values)[..., 0, :].transpose(1, 2)
+        return _of_each(weights, values).transpose(1, 2)
 
     columns, slot = _near_columns(memory, table, entries["slot"], position)
-    near_keys, near_values = (_at(entries[name], columns) for name in ("keys", "values"))
+    near_keys, near_values = (_at(entries[name], columns).to(real) for name in ("keys", "values"))
     episode = table.place.gather(1, columns)[:, None].expand(-1, position.shape[1], -1)
     near, far = _beside(memory, slot, position, found.far.gather(2, episode))
     beside = _both_scores(memory, q, position, near_keys, slot, near)
     index = torch.cat([index, episode], -1)
     weights = _weigh(memory, torch.cat([scores, beside], -1), torch.cat([there, near | far], -1), index, found)
     of_lists, of_beside = weights.split([number, columns.shape[1]], -1)
-    out = (of_lists[..., None, :] @ values)[..., 0, :] + of_beside @ near_values.transpose(1, 2)
+    out = _of_each(of_lists, values) + _times(of_beside, near_values.transpose(1, 2))
     return out.transpose(1, 2)
+
+
+def _of_each(weights: Tensor, values: Tensor) -> Tensor:
+    """weights (B, heads, n, R) of lists of values (B, H, n, R, V): (B, heads, n, V)."""
+    group = weights.unflatten(1, (values.shape[1], -1)).movedim(2, 3)
+    return (group @ values).movedim(3, 2).flatten(1, 2)
 
 
 def _near_columns(memory: EpisodicMemory, table: Table, slot: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:

@@ -66,6 +66,10 @@ class KVMemory(AnyMemory):
         return self.read_rule.controls
 
     @property
+    def grouped(self) -> bool:
+        return True
+
+    @property
     def differentiable(self) -> bool:
         return self.read_rule.differentiable
 
@@ -179,7 +183,7 @@ class KVMemory(AnyMemory):
         if rule.rotary is not None:
             asking = rotate(asking, newest[:, None].expand(q.shape[:2]), rule.rotary)
             if rule.positions == "kept":
-                keys = self._renumbered(keys, slot, newest)
+                keys = self.renumbered(keys, slot, newest)
         position = slot - 1
         seen = slot > 0
         if rule.mask is not None:
@@ -188,7 +192,7 @@ class KVMemory(AnyMemory):
         out, weights = respond(rule, asking, keys, values, seen[:, :, None], lag, newest[:, None], controls)
         return out.to(q.dtype), weights
 
-    def _renumbered(self, keys: Tensor, slot: Tensor, newest: Tensor) -> Tensor:
+    def renumbered(self, keys: Tensor, slot: Tensor, newest: Tensor) -> Tensor:
         """keys (B, H, N, K) as if the kept entries followed each other without gaps up to the newest position, slot
         (B, H or 1, N)."""
         rule, retain = self.read_rule, self.retain
@@ -229,8 +233,11 @@ def respond(
     q (B, n, heads, K), keys (B, H, N, K), values (B, H, N, V), seen and lag (B, H, n, N), position (B, n), controls
     (B, n, heads, ...); the axes H and n of seen and lag, and both axes of position, may be 1 where all are alike.
     Returns answers (B, n, heads, V) and the weights of the entries (B, H, queries of a group, N), those of one head
-    behind those of the other.
+    behind those of the other, both in float32 where keys have half precision, in which a score of 20 would be off by
+    0.06.
     """
+    wide = statistics_dtype(keys.dtype)
+    q, keys, values = q.to(wide), keys.to(wide), values.to(wide)
     number, heads = q.shape[1], keys.shape[1]
     group = q.shape[2] // heads
 
@@ -241,7 +248,7 @@ def respond(
     if rule.numbered:
         asked["position"] = for_group(position[:, None])
     lag = lag if rule.plain else for_group(lag)
-    out, weights = rule.respond(fold(q.to(keys.dtype), heads), keys, values, for_group(seen), lag, asked)
+    out, weights = rule.respond(fold(q, heads), keys, values, for_group(seen), lag, asked)
     return unfold(out, number), weights
 
 

@@ -8,16 +8,20 @@ from typing import Any
 
 import pytest
 import torch
+from calling import assert_same, generated, logits, tokens
+from conftest import twin
 from torch import Tensor
 
 pytest.importorskip("transformers")
 
-from transformers import DynamicCache, LlamaConfig, MistralConfig
+from transformers import DynamicCache, LlamaConfig, MistralConfig, PhiConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 import mnemos as mn
 from mnemos.errors import InvalidType, InvalidValue, StateError
 from mnemos.hf import PolicyCache, PolicyLayer
 from mnemos.hf.attention import attention
+from mnemos.hf.rotary import Rotary
 from mnemos.memory import (
     HeavyHitters,
     KeyDifference,
@@ -35,6 +39,7 @@ BUDGET = 9
 POLICIES: list[Policy] = [
     HeavyHitters(BUDGET, recent=3),
     HeavyHitters(BUDGET, period=4, sinks=1, recent=2, decay=0.5),
+    HeavyHitters(BUDGET, recent=3, mean=True),
     KeyDifference(BUDGET),
     KeyNorm(BUDGET, recent=3),
     LazyEviction(BUDGET, period=3, recent=3, threshold=0.1),
@@ -45,36 +50,6 @@ POLICIES: list[Policy] = [
 ]
 each = pytest.mark.parametrize("policy", POLICIES, ids=str)
 prefills = pytest.mark.parametrize("prefill", ["stream", "whole"])
-
-
-def tokens(batch: int, time: int) -> Tensor:
-    return torch.randint(2, 50, (batch, time))
-
-
-def generated(model: Any, ids: Tensor, cache: Any, number: int = 12, **options: Any) -> Tensor:
-    options.setdefault("attention_mask", torch.ones_like(ids))
-    return model.generate(ids, past_key_values=cache, max_new_tokens=number, do_sample=False, **options)
-
-
-def logits(model: Any, ids: Tensor, cache: Any, cuts: list[int], mask: Tensor | None = None) -> Tensor:
-    """Those of all tokens, fed in such pieces."""
-    found, start = [], 0
-    for size in cuts:
-        now = slice(start, start + size)
-        further: dict[str, Any] = {}
-        if mask is not None:
-            further["attention_mask"] = mask[:, : now.stop]
-            further["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, now]
-        with torch.no_grad():
-            found.append(model(ids[:, now], past_key_values=cache, **further).logits)
-        start += size
-    assert start == ids.shape[1]
-    return torch.cat(found, 1)
-
-
-def assert_same(one: Tensor, other: Tensor, tolerance: float = 1e-4) -> None:
-    """Of logits up to 10; the models' norms compute in float32."""
-    assert one.shape == other.shape and float((one - other).abs().max()) <= tolerance
 
 
 def positions(cache: PolicyCache) -> list[list[list[list[int]]]]:
@@ -325,6 +300,100 @@ def test_a_policy_for_every_layer(model: Any) -> None:
     assert cache.nbytes == 0 and cache.get_seq_length() == 0
 
 
+def turned(q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """q, k (B, H, T, K) as a model turns them."""
+    config = LlamaConfig(hidden_size=8, num_attention_heads=8 // q.shape[-1])
+    return apply_rotary_pos_emb(q, k, *LlamaRotaryEmbedding(config)(q, positions[None]))
+
+
+def read(layer: PolicyLayer, q: Tensor, k: Tensor, v: Tensor, cuts: list[int]) -> Tensor:
+    """q, k, v (B, H, T, .) turned by the model, in such pieces."""
+    found, start = [], 0
+    for size in cuts:
+        now = slice(start, start + size)
+        keys, values = layer.update(k[:, :, now], v[:, :, now])
+        with torch.no_grad():
+            found.append(attention(torch.nn.Identity(), q[:, :, now], keys, values, None)[0])
+        start += size
+    return torch.cat(found, 1)
+
+
+@each
+def test_positions_within_what_is_kept(policy: Policy) -> None:
+    """The model's turns are taken back, and the memory's own are those of the literal loop."""
+    q, k, v = (torch.randn(2, heads, 31, 4, dtype=torch.float64) for heads in (6, 2, 2))
+    reading = mn.Softmax(rotary=10000.0, positions="kept")
+    memory = mn.KVMemory(retain=policy, read=reading)
+    expected, _ = mn.run(memory, *(x.transpose(1, 2) for x in (q, k, v)), plan="reference")
+    q, k = turned(q, k, torch.arange(31))
+    for cuts in ([31], [1] * 31, [11, 1, 1, 18]):
+        assert_same(read(PolicyLayer(policy, rotary=Rotary(10000.0)), q, k, v, cuts), expected, 1e-5)
+
+
+def test_streaming_llm() -> None:
+    """The last token sees two sinks and the seven newest at the positions 0 to 8, and is at 8 itself."""
+    q, k, v = (torch.randn(1, 1, 40, 4, dtype=torch.float64) for _ in range(3))
+    layer = PolicyLayer(Newest(BUDGET, sinks=2), rotary=Rotary(10000.0))
+    found = read(layer, *turned(q, k, torch.arange(40)), v, [25, *[1] * 15])
+    kept = [0, 1, *range(33, 40)]
+    asked, keys = turned(q[:, :, kept], k[:, :, kept], torch.arange(BUDGET))
+    expected = torch.softmax(keys[0, 0] @ asked[0, 0, -1] / 2, 0) @ v[0, 0, kept]
+    assert_same(found[0, -1, 0], expected, 1e-5)
+
+
+@prefills
+def test_positions_within_the_cache_of_a_model(pair: Any, prefill: Any, tmp_path: Path) -> None:
+    """While nothing is dropped they are the model's own; then padding and cuts change nothing, and a saved cache goes
+    on."""
+    stock, model = pair
+    ids = tokens(2, 26)
+    mask = torch.ones_like(ids)
+    mask[0, :7] = 0
+    expected = logits(stock, ids, DynamicCache(config=stock.config), [20, 1, 5])
+    cache = PolicyCache(model.config, HeavyHitters(40), prefill, positions="kept")
+    assert_same(logits(model, ids, cache, [20, 1, 5]), expected)
+    for policy in (Newest(BUDGET, sinks=2), HeavyHitters(BUDGET, recent=3)):
+        caches = [PolicyCache(model.config, policy, prefill, positions="kept") for _ in range(2)]
+        one = logits(model, ids, caches[0], [20, 1, 1, 4], mask)
+        two = logits(model, ids[:1, 7:], caches[1], [13, 1, 1, 4])
+        assert_same(one[:1, 7:], two)
+        original = logits(model, ids[:1, 7:], PolicyCache(model.config, policy, prefill), [13, 1, 1, 4])
+        assert float((two - original)[:, 13:].abs().max()) > 0.01
+        again = PolicyCache.load(caches[0].save(tmp_path / "cache"), model.config)
+        assert again.positions == "kept"
+        assert_same(logits(model, ids[:, :2], again, [2]), logits(model, ids[:, :2], caches[0], [2]), 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision(stock: Any, dtype: torch.dtype) -> None:
+    """Entries have the model's precision, notes on them float32; where nothing is dropped, the error is that of the
+    stock cache in that precision (up to a fifth), and of keys turned back and again up to a half more."""
+    ids, cuts = tokens(4, 40), [30] + [1] * 10
+    truth = logits(stock, ids, DynamicCache(config=stock.config), cuts)
+    halved = stock.to(dtype)
+    model = twin(halved).to(dtype)
+
+    def error(model: Any, cache: Any) -> float:
+        return float((logits(model, ids, cache, cuts).double() - truth).square().mean().sqrt())
+
+    stocks = error(halved, DynamicCache(config=stock.config))
+    for policy, prefill, positions_of, bound in (
+        (HeavyHitters(64), "stream", "original", 1.2),
+        (KeyNorm(64), "whole", "original", 1.2),
+        (HeavyHitters(64), "stream", "kept", 1.5),
+    ):
+        cache = PolicyCache(model.config, policy, prefill, positions=positions_of)  # pyright: ignore
+        assert 0 < error(model, cache) < bound * stocks
+    for policy in POLICIES:
+        cache = PolicyCache(model.config, policy)
+        found = logits(model, ids, cache, cuts)
+        assert found.dtype == dtype and bool(found.isfinite().all())
+        for layer in cache.memory_layers:
+            kinds = {name: x.dtype for name, x in layer.state.tensors()}
+            assert kinds["keys"] == kinds["values"] == dtype
+            assert all(kinds[f"statistic.{name}"] == torch.float32 for name in policy.statistics)
+
+
 def test_attention_that_is_not_ours(stock: Any, model: Any) -> None:
     ids = tokens(1, 5)
     with pytest.raises(StateError, match=r"attention is 'sdpa'.*set_attn_implementation\(\"mnemos\"\)"):
@@ -338,6 +407,7 @@ def test_attention_that_is_not_ours(stock: Any, model: Any) -> None:
 
 def test_what_cannot_be_asked(model: Any, tmp_path: Path) -> None:
     policy = HeavyHitters(64)
+    scaled = LlamaConfig(rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0})
     for make, error, message in (
         (lambda: PolicyCache(model, policy), InvalidType, r"model\.config; got LlamaForCausalLM"),
         (lambda: PolicyCache(model.config, 64), InvalidType, "takes a policy or a list"),
@@ -348,6 +418,9 @@ def test_what_cannot_be_asked(model: Any, tmp_path: Path) -> None:
         (lambda: PolicyCache(model.config, policy, ratio=0.5), InvalidValue, 'prefill="whole" too'),
         (lambda: PolicyCache(model.config, policy, decode="stop"), InvalidValue, '"hold" or "grow"; got \'stop\''),
         (lambda: PolicyCache(model.config, policy, decode="grow"), InvalidValue, "never drops anything but"),
+        (lambda: PolicyCache(model.config, policy, positions="none"), InvalidValue, "\"kept\"; got 'none'"),
+        (lambda: PolicyCache(PhiConfig(), policy, positions="kept"), InvalidValue, "qwen3, not for 'phi'"),
+        (lambda: PolicyCache(scaled, policy, positions="kept"), InvalidValue, "rope_type='linear'"),
         (lambda: PolicyCache(MistralConfig(sliding_window=8), policy), InvalidValue, "sliding_attention layers"),
         (lambda: PolicyCache(model.config, policy).crop(-1), InvalidValue, "cannot be cropped"),
         (lambda: PolicyCache(model.config, policy).save(tmp_path / "x"), StateError, "seen nothing yet"),

@@ -149,6 +149,7 @@ VARIANTS: dict[type, list[Any]] = {
     HeavyHitters: [
         HeavyHitters(5, recent=1),
         HeavyHitters(6, period=3, sinks=1, recent=2, decay=0.5),
+        HeavyHitters(6, recent=2, decay=0.9, mean=True),
         HeavyHitters(64, recent=1),
     ],
     LazyEviction: [

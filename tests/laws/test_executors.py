@@ -53,12 +53,12 @@ def test_key_value_memories(memory: mn.KVMemory, group: int) -> None:
 
 
 @each(EPISODIC)
-@pytest.mark.parametrize("few", [0, 1000])
-def test_memories_in_episodes(memory: EpisodicMemory, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("few", "group"), [(0, 1), (1000, 1), (0, 3), (1000, 3)])
+def test_memories_in_episodes(memory: EpisodicMemory, few: int, group: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """By lists of what is found, and by all entries."""
     monkeypatch.setattr("mnemos.memory.episodic.FEW", few)
     monkeypatch.setattr("mnemos.execute.episode_blocks.BLOCK", 5)
-    inputs = Inputs(memory, 29, batch=3).require_grad()
+    inputs = Inputs(memory, 29, batch=3, group=group).require_grad()
     assert_equals_reference(inputs, inputs.init())
     lived = leaves_of(inputs.lived())
     assert_equals_reference(inputs, lived)

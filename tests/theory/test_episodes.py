@@ -355,6 +355,16 @@ def test_where_everything_is_found_only_the_distances_differ(boundary: Every | S
             assert_same(out[row, 2:], torch.einsum("hts,shv->thv", weights, v[row]))
 
 
+@pytest.mark.parametrize("summary", [MeanKey(), Representatives(2)], ids=str)
+def test_heads_in_groups_are_heads_with_equal_keys(summary: MeanKey) -> None:
+    q, (_, k, v) = torch.randn(B, 50, 3 * H, K, dtype=torch.float64), inputs(50)
+    memory = EpisodicMemory(EVENTS, summary, Recall(6, 4, "tokens"), window=6, sinks=2, rotary=100.0)
+    out, state = mn.run(memory, q, k, v)
+    expected, whole = mn.run(memory, q, k.repeat_interleave(3, 2), v.repeat_interleave(3, 2))
+    assert_same(out, expected)
+    assert torch.equal(state["episode"], whole["episode"]) and state["keys"].shape[2] == H
+
+
 def test_a_window_that_cuts_an_event_reaches_back_to_its_beginning() -> None:
     memory = EpisodicMemory(Every(5), MeanKey(), Recall(1), window=3)
     weights, _ = read_weights(memory, 30)

@@ -32,6 +32,7 @@ POLICIES: list[Policy] = [
     HeavyHitters(7, recent=2),
     HeavyHitters(7, period=4, sinks=1, recent=2, decay=0.6),
     HeavyHitters(7, recent=1, decay=0.0),
+    HeavyHitters(7, recent=2, decay=0.8, mean=True),
     KeyDifference(7, sinks=2),
     KeyDifference(7, period=3),
     KeyNorm(7, recent=3),
@@ -186,6 +187,47 @@ def test_h2o_and_tova_as_published(decay: float, recent: int) -> None:
                 kept = {p: decay * kept[p] + w for p, w in zip(here, weights, strict=True)}
                 if len(kept) > 6:
                     del kept[min((p for p in kept if p <= t - (recent - 1)), key=lambda p: kept[p])]
+
+
+@pytest.mark.parametrize("decay", [0.7, 1.0])
+def test_h2o_by_the_mean(decay: float) -> None:
+    """The least mean of its weights goes, over the tokens that have read since it was written, older ones counting
+    less."""
+    q, k, v = inputs()
+    out, _ = mn.run(memory(HeavyHitters(7, recent=2, decay=decay, mean=True)), q, k, v)
+    for b in range(B):
+        for h in range(H):
+            given: dict[int, list[float]] = {}
+            for t in range(q.shape[1]):
+                given[t] = []
+                if len(given) > 7:
+                    shares = {p: [decay ** (len(w) - 1 - i) for i in range(len(w))] for p, w in given.items()}
+                    means = {p: sum(map(float.__mul__, shares[p], w)) / sum(shares[p]) for p, w in given.items() if w}
+                    del given[min((p for p in given if p <= t - 2), key=lambda p: means[p])]
+                here = list(given)
+                weights = torch.softmax(k[b, here, h] @ q[b, t, h] / math.sqrt(K), 0)
+                assert_same(out[b, t, h], weights @ v[b, here, h])
+                for p, weight in zip(here, weights.tolist(), strict=True):
+                    given[p].append(weight)
+
+
+def test_the_mean_does_not_favour_what_is_old() -> None:
+    """Read ten times with 0.2, or twice with 0.5: the sum prefers the older one, the mean the newer. Of the last read
+    alone the mean is TOVA's weight."""
+    for mean in (False, True):
+        policy = HeavyHitters(7, recent=2, mean=mean)
+        position, notes = torch.tensor([[[0, 8]]]), policy.start(torch.zeros(1, 1, 2))
+        notes = policy.observe_several(
+            notes, torch.full((1, 1, 8, 2), 0.2), position, torch.arange(8)[None, None, :, None]
+        )
+        late = torch.tensor([0.2, 0.5]).expand(1, 1, 2, 2)
+        notes = {name: x * torch.tensor([1.0, 0.0]) for name, x in notes.items()}  # the second is not there yet
+        notes = policy.observe_several(notes, late, position, torch.arange(8, 10)[None, None, :, None])
+        old, new = policy.worth(notes, position, torch.tensor([[[9]]]), torch.zeros(1, 1, 2, K))[0, 0].tolist()
+        assert (old, new) == pytest.approx((0.2, 0.5) if mean else (2.0, 1.0))
+    tova = HeavyHitters(7, recent=2, decay=0.0)
+    q, k, v = inputs()
+    assert torch.equal(mn.run(memory(tova.replace(mean=True)), q, k, v)[0], mn.run(memory(tova), q, k, v)[0])
 
 
 def pointing(asked: dict[int, int], time: int, sharp: float = 40.0) -> tuple[Tensor, Tensor, Tensor]:

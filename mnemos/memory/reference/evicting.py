@@ -99,9 +99,11 @@ POLICIES: dict[type, Literal] = {
     Newest: Literal(_keeps_no_notes, _learns_nothing, lambda policy, notes, position, now, keys: float(position)),
     Sampled: Literal(_keeps_no_notes, _learns_nothing, _hash),
     HeavyHitters: Literal(
-        start=lambda policy, now: {"sum": 0.0},
-        look=lambda policy, notes, weight, now: {"sum": policy.decay * notes["sum"] + weight},
-        worth=lambda policy, notes, position, now, keys: notes["sum"],
+        start=lambda policy, now: {"sum": 0.0, "reads": 0.0} if policy.mean else {"sum": 0.0},
+        look=lambda policy, notes, weight, now: {
+            name: policy.decay * note + (weight if name == "sum" else 1.0) for name, note in notes.items()
+        },
+        worth=lambda policy, notes, position, now, keys: notes["sum"] / (max(notes["reads"], 1) if policy.mean else 1),
     ),
     LazyEviction: Literal(
         start=lambda policy, now: {"last": float(now), "gap": 0.0}, look=_lazy_look, worth=_lazy_worth

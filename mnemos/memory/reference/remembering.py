@@ -144,7 +144,12 @@ def _turned(memory: EpisodicMemory, x: Tensor, distance: int) -> Tensor:
 def _score(memory: EpisodicMemory, q: Tensor, record: Record, distance: int) -> Tensor:
     """(H,)"""
     scale = memory.scale or 1 / math.sqrt(q.shape[-1])
-    return scale * (_turned(memory, q, distance) * record.key).sum(-1)
+    return scale * (_turned(memory, q, distance) * _of_heads(record.key, len(q))).sum(-1)
+
+
+def _of_heads(x: Tensor, heads: int) -> Tensor:
+    """x (H, .) for so many heads of queries, of which a group shares one."""
+    return x.repeat_interleave(heads // len(x), 0)
 
 
 def _look(memory: EpisodicMemory, past: list[Record], q: Tensor, now: int) -> None:
@@ -196,21 +201,23 @@ def _answer(memory: EpisodicMemory, past: list[Record], q: Tensor, controls: Con
     readable = {n: episode for n, episode in far.items() if memory.keep is None or n >= current - memory.keep}
     asked = controls["asking"] if isinstance(memory.summary, Address) else _turned(memory, q, memory.window)
     match = {
-        n: (asked * SUMMARIES[type(memory.summary)](memory.summary, episode)).sum() / math.sqrt(q.numel())
+        n: (asked * _of_heads(SUMMARIES[type(memory.summary)](memory.summary, episode), len(q))).sum()
+        / math.sqrt(q.numel())
         for n, episode in readable.items()
     }
     finished = {n: episode for n, episode in episodes.items() if n <= current - waiting}
     chosen = _recall(memory.recall, {n: float(x.detach()) for n, x in match.items()}, finished, readable, now)
+    nothing = past[-1].value.new_zeros(len(q), past[-1].value.shape[-1])
     if not memory.together:
         if not chosen:
-            return torch.zeros_like(past[-1].value)
+            return nothing
         shares = torch.softmax(torch.stack([match[n] for n in chosen]), 0)
         return sum(
             (
                 share * _mean(memory, q, [(record, 0) for record in episodes[n]])
                 for share, n in zip(shares, chosen, strict=True)
             ),
-            torch.zeros_like(past[-1].value),
+            nothing,
         )
     read = []
     for record in past:
@@ -220,13 +227,13 @@ def _answer(memory: EpisodicMemory, past: list[Record], q: Tensor, controls: Con
             read.append((record, lag))
         elif sink or record.episode in chosen:
             read.append((record, memory.window))
-    return _mean(memory, q, read) if read else torch.zeros_like(past[-1].value)
+    return _mean(memory, q, read) if read else nothing
 
 
 def _mean(memory: EpisodicMemory, q: Tensor, read: list[tuple[Record, int]]) -> Tensor:
     """Softmax attention to records at distances, (H, V)."""
     weights = torch.softmax(torch.stack([_score(memory, q, record, lag) for record, lag in read]), 0)
-    return (weights[..., None] * torch.stack([record.value for record, _ in read])).sum(0)
+    return (weights[..., None] * torch.stack([_of_heads(record.value, len(q)) for record, _ in read])).sum(0)
 
 
 def _recall(
