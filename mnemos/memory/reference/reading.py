@@ -14,6 +14,7 @@ from mnemos.memory.mask import Dilated, GridNeighborhood, Neighborhood, PowersOf
 from mnemos.memory.read import (
     AdaptiveFilter,
     CircleIntersection,
+    Delayed,
     DenseAssociative,
     DynamicMask,
     Hopfield,
@@ -26,6 +27,7 @@ from mnemos.memory.read import (
     Softmax,
     SoftmaxOne,
 )
+from mnemos.memory.reference.turning import turned
 
 Reads = Callable[[Any, Tensor, Tensor, Tensor, Tensor, Controls], tuple[Tensor, Tensor]]
 """(rule, q (K,), keys (N, K), values (N, V), lag (N,), controls of the query) -> answer (V,) and weights (N,). There
@@ -68,11 +70,33 @@ def _relative(
     return weights @ values, weights
 
 
+def _delayed(
+    rule: Delayed, q: Tensor, keys: Tensor, values: Tensor, lag: Tensor, controls: Controls
+) -> tuple[Tensor, Tensor]:
+    scores = _scores(rule, turned(q, -rule.delay, rule.rotary), keys)
+    best = sorted(range(len(scores)), key=lambda j: (-float(scores[j].detach()), int(lag[j])))[: rule.top]
+    weights = [torch.zeros_like(scores[0]) for _ in range(len(scores))]
+    for j, weight in zip(best, torch.softmax(scores[best], 0), strict=True):
+        weights[j] = controls["asks"] * weight
+    stacked = torch.stack(weights)
+    return stacked @ values, stacked
+
+
 def _landmark(
     rule: Landmark, q: Tensor, keys: Tensor, values: Tensor, lag: Tensor, controls: Controls
 ) -> tuple[Tensor, Tensor]:
     """Block by block, each a list of entries."""
-    scores, now = _scores(rule, q, keys), int(controls["position"])
+    scores, now, size = _scores(rule, q, keys), int(controls["position"]), rule.block + 1
+
+    def scored(j: int, back: int) -> Tensor:
+        """As if entry j's block were `back` blocks before the query's own."""
+        block = (now - int(lag[j])) // size
+        return _scores(
+            rule,
+            turned(q, (back - now // size) * size, rule.rotary),
+            turned(keys[j], -block * size, rule.rotary)[None],
+        )[0]
+
     blocks: dict[int, list[int]] = {}
     landmarks: dict[int, int] = {}
     for j, distance in enumerate(lag.tolist()):
@@ -83,8 +107,18 @@ def _landmark(
             blocks.setdefault(block, []).append(j)
     current = now // (rule.block + 1)
     open_to = [b for b in landmarks if b in blocks and b != current]
+    told = {b: scores[landmarks[b]] for b in open_to}
+    if rule.positions == "stingy":
+        assert rule.top is not None
+        told = {b: scored(landmarks[b], min(current - b, rule.top + 1)) for b in open_to}
     if rule.top is not None:
-        open_to = sorted(open_to, key=lambda b: (-float(scores[landmarks[b]].detach()), -b))[: rule.top]
+        open_to = sorted(open_to, key=lambda b: (-float(told[b].detach()), -b))[: rule.top]
+    if rule.positions == "stingy":
+        moved = list(scores)
+        for back, b in enumerate(sorted(open_to, reverse=True), 1):
+            for j in [*blocks[b], landmarks[b]]:
+                moved[j] = scored(j, back)
+        scores = torch.stack(moved)
     local = blocks.get(current, [])
     weights = [torch.zeros_like(scores[0]) for _ in range(len(scores))]
     first = torch.softmax(scores[local + [landmarks[b] for b in open_to]], 0)
@@ -218,6 +252,7 @@ def _circle_intersection(
 READS: dict[type, Reads] = {
     AdaptiveFilter: _adaptive_filter,
     CircleIntersection: _circle_intersection,
+    Delayed: _delayed,
     DenseAssociative: _dense_associative,
     DynamicMask: _dynamic_mask,
     Hopfield: _hopfield,
