@@ -23,6 +23,11 @@ class LayerDeclaration(Declaration):
         """What it keeps, in a few words."""
         raise NotImplementedError
 
+    @property
+    def delay(self) -> int:
+        """By how many tokens its outputs come later than the inputs that they belong to."""
+        return 0
+
     def build(self, width: int, heads: int) -> Layer:
         """The layer at this width, with fresh parameters."""
         raise NotImplementedError
@@ -42,6 +47,8 @@ class Layer(nn.Module):
     heads: int
     memory: Any
     """What `memory_sizes` are the sizes of."""
+    delay: int = 0
+    """That of its declaration."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -134,6 +141,14 @@ class Layer(nn.Module):
             return torch.zeros_like(x), state
         run = checked_over_documents if checks else over_documents
         return run(lambda inputs, s, lengths: self.rows(inputs[0], s, lengths), [x], state, reset, mask)
+
+
+def check_prompt(layer: LayerDeclaration, where: str) -> None:
+    """Raises InvalidValue for a layer whose outputs come late."""
+    expect(
+        layer.delay == 0,
+        f"{where} needs the output for a token with the token; those of {layer} come {layer.delay} tokens later.",
+    )
 
 
 def check_width(width: int, heads: int) -> None:

@@ -19,6 +19,7 @@ from mnemos.models.pointer_network import Pointer, PointerNetwork
 from mnemos.models.segments import Associative, Engrams, LookAhead, MemoryTokens, Segments
 from mnemos.models.spec import ModelSpec
 from mnemos.models.surprise import read_with_surprise
+from mnemos.models.waiting import flush
 
 __all__ = [
     "Associative",
@@ -38,6 +39,7 @@ __all__ = [
     "PointerNetwork",
     "Segments",
     "bhattacharyya",
+    "flush",
     "generate",
     "hybrid",
     "memo_loss",

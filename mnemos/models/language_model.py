@@ -14,6 +14,7 @@ from mnemos.lowering import Failures, checked_over_documents
 from mnemos.lowering.plan import readable
 from mnemos.models.segments import in_segments
 from mnemos.models.spec import ModelSpec
+from mnemos.models.waiting import in_waiting, late_state
 from mnemos.state import Owner, State, expect_state, over_documents
 from mnemos.state.documents import check_flags
 
@@ -83,7 +84,7 @@ class LanguageModel(nn.Module):
             "LanguageModel(spec)",
             "ModelSpec(pattern=[zoo.gated_deltanet()], width=256, depth=4)",
         )
-        self.spec = spec
+        self.spec, self.delay = spec, spec.delay
         spec.to_json()  # compiled code can only read it
         hidden = max(round(spec.width * spec.ffn / 8) * 8, 8) if spec.ffn else 0
         self.embedding = nn.Embedding(spec.vocabulary, spec.width)
@@ -113,6 +114,8 @@ class LanguageModel(nn.Module):
         parts = {str(i): layer.fresh_state() for i, layer in enumerate(self.layers())}
         if self.carried is not None:
             parts["segments"] = self.carried.fresh_state(self.embedding.weight)
+        if self.spec.delay:
+            parts["late"] = late_state(list(self.blocks), self.embedding.weight)
         return State(self.owner, parts).expand(batch)
 
     def layers(self) -> list[Layer]:
@@ -136,7 +139,8 @@ class LanguageModel(nn.Module):
 
         tokens: (batch, time) int64 in [0, vocabulary). reset: (batch, time) bool, every memory starts afresh before
         these tokens (documents packed into one row). mask: (batch, time) bool, False marks padding; its logits are
-        zero. checks: whether to look for NaN and infinity in the results, and for where they came from. Returns logits
+        zero. Where layers answer late (`spec.delay`) they belong to an earlier token, and are zero at the first ones.
+        checks: whether to look for NaN and infinity in the results, and for where they came from. Returns logits
         (batch, time, vocabulary).
 
         Raises InvalidType or InvalidValue for tokens of wrong dtype, shape or range, StateError for a state of
@@ -187,7 +191,12 @@ class LanguageModel(nn.Module):
 
         if failures is not None:
             failures.layer = 0
-        if self.carried is None:
+        if self.delay:
+            x, layers, after["late"] = in_waiting(
+                list(self.blocks), x, layers, state.child("late"), lengths, note
+            )
+            x = self.norm(x)
+        elif self.carried is None:
             for i, block in enumerate(self.blocks):
                 x, layers[i] = block(x, layers[i], lengths)
                 note(i, x)
@@ -197,11 +206,13 @@ class LanguageModel(nn.Module):
             x, layers, after["segments"] = in_segments(
                 blocks, self.norm, self.carried, x, layers, carried, lengths, note
             )
+        return self.logits(x), state.successor(**{str(i): layer for i, layer in enumerate(layers)}, **after)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """What the model says of x (..., width), the output of its last norm."""
         weight = self.embedding.weight if self.head is None else self.head.weight
         logits, cap = F.linear(x, weight), self.spec.logit_cap
-        if cap is not None:
-            logits = cap * torch.tanh(logits / cap)
-        return logits, state.successor(**{str(i): layer for i, layer in enumerate(layers)}, **after)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
 
     def _check_tokens(self, tokens: Tensor) -> None:
         if not isinstance(tokens, Tensor) or tokens.dtype != torch.int64:

@@ -712,6 +712,8 @@ def variant_models() -> dict[str, mn.ModelSpec]:
         "gla-mimetic": Mimetic(zoo.gla(key_expand=1.0)),
         "longhorn-full": zoo.longhorn(diagonal=False),
         "attendre-lfa": zoo.attendre(5, policy="lfa"),
+        "attendre-waiting": zoo.attendre(5, delay=3, top=2),
+        "attendre-waiting-fifo": [zoo.attendre(6, policy="fifo", delay=2, kv_heads=1), zoo.sliding_window(8)],
         "mixed": [zoo.gated_deltanet(), zoo.sliding_window(8)],
         "lightnet-grid": zoo.lightnet(gate_rank=3, axes=(3, 5)),
         "lightnet-positions": zoo.lightnet(gate_rank=3, axes=()),
