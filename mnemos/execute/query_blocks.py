@@ -11,7 +11,7 @@ from mnemos.execute.attention import all_appended, attended, new_slots, stored_i
 from mnemos.execute.recompute import recomputed, recomputing
 from mnemos.execute.request import Request
 from mnemos.memory import Controls, Everything, KVMemory, Mask, Window
-from mnemos.memory.keeping import fold, unfold
+from mnemos.memory.heads import fold, unfold
 from mnemos.memory.rotary import rotate
 from mnemos.state import State
 

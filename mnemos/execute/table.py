@@ -12,7 +12,8 @@ from mnemos.execute.attention import attended
 from mnemos.execute.loop import Loop
 from mnemos.execute.request import Request
 from mnemos.memory import Controls, KVMemory, Policy
-from mnemos.memory.keeping import fold, over_group, unfold
+from mnemos.memory.heads import fold, unfold
+from mnemos.memory.keeping import over_group
 from mnemos.memory.places import put_in_table
 from mnemos.memory.rotary import rotate
 from mnemos.state import State, concatenate

@@ -108,6 +108,8 @@ class WaitToAttendLayer(Layer):
         """What the queue would be answered if nothing more came, (B, delay, width): for tokens count - delay to
         count - 1, zero for those before the first. The state stays as it is, and no policy takes note."""
         waiting = state["waiting"]
+        if not self.delay:
+            return waiting.new_zeros(len(waiting), 0, self.width)
         ahead = torch.arange(1, self.delay + 1, device=waiting.device)
         asks = state["count"][:, None] >= ahead.flip(0)
         if self.rotary is not None:  # the memory takes each for the oldest one of a full queue

@@ -21,6 +21,9 @@ class AnyMemory(Declaration):
     form in `mnemos.memory.reference`. Axes: B batch, T time, H heads, K key_dim, V value_dim.
     """
 
+    grouped: bool = False
+    """Whether its queries may have a multiple of the heads of its keys and values, neighbours sharing one."""
+
     @property
     def write_controls(self) -> tuple[Control, ...]:
         """What it needs from outside with every token that it writes."""

@@ -48,7 +48,7 @@ def check_finite(name: str, x: Tensor) -> None:
 def check_inputs(memory: AnyMemory, q: Tensor, k: Tensor, v: Tensor, controls: Controls) -> None:
     """Raises unless q, k (B, T, H, K), v (B, T, H, V) and the controls are what `memory` can run on.
 
-    A key-value memory may have fewer heads in k and v than in q (grouped heads). A memory of several pairs a token has
+    A memory of entries may have fewer heads in k and v than in q (grouped heads). A memory of several pairs a token has
     that many times the channels in k and v.
     """
     for name, x in (("q", q), ("k", k), ("v", v)):
@@ -73,7 +73,7 @@ def check_inputs(memory: AnyMemory, q: Tensor, k: Tensor, v: Tensor, controls: C
         )
     if q.shape[:2] != k.shape[:2]:
         raise InvalidValue(f"q and k must share (batch, time); got {tuple(q.shape[:2])} and {tuple(k.shape[:2])}.")
-    grouped = hasattr(memory, "retain")
+    grouped = memory.grouped
     if q.shape[2] != k.shape[2] and not (grouped and k.shape[2] and q.shape[2] % k.shape[2] == 0):
         advice = "a multiple of k's heads (grouped heads)" if grouped else "the same number of heads as k"
         raise InvalidValue(f"q must have {advice}; got {q.shape[2]} and {k.shape[2]}.")
@@ -132,7 +132,7 @@ def check_query(memory: AnyMemory, state: State, q: Tensor, controls: Controls) 
         _check_vectors("q", q, "key_dim")
     memory.check_state(expect_state(state, "read"))
     made = dict(state.owner)
-    grouped = hasattr(memory, "retain") and q.shape[-2] % int(made["heads"]) == 0
+    grouped = memory.grouped and q.shape[-2] % int(made["heads"]) == 0
     if q.shape[-1] != made["key_dim"] or (q.shape[-2] != made["heads"] and not grouped) or q.shape[0] != state.batch:
         raise InvalidValue(
             f"q must be (batch, heads, key_dim) = {(state.batch, made['heads'], made['key_dim'])}, as the state; "

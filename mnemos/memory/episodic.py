@@ -47,7 +47,8 @@ class EpisodicMemory(AnyMemory):
 
     An episode can be found once the next has begun; where boundaries are refined, once the one after that has. Where
     there is nothing to read, the answer is zero. Everything is decided token by token, so that a stream may be cut
-    anywhere. No gradient flows through which episodes there are and which are found.
+    anywhere. No gradient flows through which episodes there are and which are found. Where several heads of queries
+    share one of keys, each is matched with the summary of its own, as if keys were repeated.
 
     boundary: Every(32), Surprise(...). summary: MeanKey(), Representatives(4), Address(). recall: Recall(8).
     rotary: base of rotary positions in the window; all that is further away is read as if it were `window` tokens ago,
@@ -78,6 +79,7 @@ class EpisodicMemory(AnyMemory):
     rotary: float | None = None
     scale: float | None = None
     keep: int | None = None
+    grouped = True
 
     def __post_init__(self) -> None:
         expect_kind(self.boundary, Boundary, "boundary", "Every(32)")
@@ -378,7 +380,8 @@ def _scale(memory: EpisodicMemory, q: Tensor) -> float:
 
 
 def _scores(memory: EpisodicMemory, q: Tensor, keys: Tensor) -> Tensor:
-    return _scale(memory, q) * (q.to(keys.dtype).transpose(1, 2) @ keys.permute(0, 2, 3, 1))
+    scores = _of_keys(q.to(keys.dtype).transpose(1, 2), keys.shape[2]) @ keys.permute(0, 2, 3, 1)
+    return _scale(memory, q) * _of_queries(scores, q.shape[1])
 
 
 def table_of(memory: EpisodicMemory, entries: Entries) -> Table:
@@ -421,7 +424,8 @@ def find(
     if memory.window:
         far = far & (table.last[:, None] <= now - memory.window)
     readable = far if memory.keep is None else far & (number[:, None] >= here - memory.keep)
-    match = asked.to(table.summary.dtype).flatten(2) @ table.summary.flatten(2).mT / math.sqrt(heads * width)
+    shared = asked.to(table.summary.dtype).unflatten(2, (table.summary.shape[2], -1)).sum(3)
+    match = shared.flatten(2) @ table.summary.flatten(2).mT / math.sqrt(heads * width)
     found = recall.choose(match, readable, table.size)
     read, stamps = found, queued[:, None].expand_as(found)
     if recall.contiguous:
@@ -450,7 +454,7 @@ def _from_all(
     near, far = _beside(memory, slot, position, found.far.gather(2, index))
     far = far | (past & found.read.gather(2, index))
     weights = _weigh(memory, _both_scores(memory, q, position, entries["keys"], slot, near), near | far, index, found)
-    return (weights @ entries["values"].transpose(1, 2)).transpose(1, 2)
+    return _averages(weights, entries["values"].transpose(1, 2)).transpose(1, 2)
 
 
 def _from_lists(
@@ -470,11 +474,16 @@ def _from_lists(
     at = of_episode(table.start) + place - (ends.gather(2, index) - of_episode(table.size))
     chosen = table.order.gather(1, torch.where(there, at, 0).flatten(1)).view(at.shape)
     keys, values = (_of_heads(entries[name], chosen) for name in ("keys", "values"))  # (B, H, n, R, .)
-    asked = far_query(memory, q).to(keys.dtype).transpose(1, 2)
-    scores = _scale(memory, q) * (keys @ asked[..., None])[..., 0]
+    heads = keys.shape[1]
+    asked = far_query(memory, q).to(keys.dtype).unflatten(2, (heads, -1)).permute(0, 2, 1, 4, 3)  # (B, H, n, K, group)
+    scores = _scale(memory, q) * (keys @ asked).permute(0, 1, 4, 2, 3).flatten(1, 2)
+
+    def of_lists(weights: Tensor) -> Tensor:
+        mine = weights.unflatten(1, (heads, -1)).permute(0, 1, 3, 2, 4)  # (B, H, n, group, R)
+        return (mine @ values).permute(0, 1, 3, 2, 4).flatten(1, 2)
+
     if not memory.window and not memory.sinks:
-        weights = _weigh(memory, scores, there, index, found)
-        return (weights[..., None, :] @ values)[..., 0, :].transpose(1, 2)
+        return of_lists(_weigh(memory, scores, there, index, found)).transpose(1, 2)
 
     columns, slot = _near_columns(memory, table, entries["slot"], position)
     near_keys, near_values = (_at(entries[name], columns) for name in ("keys", "values"))
@@ -483,9 +492,8 @@ def _from_lists(
     beside = _both_scores(memory, q, position, near_keys, slot, near)
     index = torch.cat([index, episode], -1)
     weights = _weigh(memory, torch.cat([scores, beside], -1), torch.cat([there, near | far], -1), index, found)
-    of_lists, of_beside = weights.split([number, columns.shape[1]], -1)
-    out = (of_lists[..., None, :] @ values)[..., 0, :] + of_beside @ near_values.transpose(1, 2)
-    return out.transpose(1, 2)
+    listed, near_weights = weights.split([number, columns.shape[1]], -1)
+    return (of_lists(listed) + _averages(near_weights, near_values.transpose(1, 2))).transpose(1, 2)
 
 
 def _near_columns(memory: EpisodicMemory, table: Table, slot: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
@@ -543,6 +551,21 @@ def _at(x: Tensor, places: Tensor) -> Tensor:
     """x (B, N, ...) at places (B, M): (B, M, ...)."""
     rows = places + x.shape[1] * torch.arange(len(x), device=x.device)[:, None]
     return x.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, places.shape)
+
+
+def _of_keys(x: Tensor, heads: int) -> Tensor:
+    """x (B, heads * group, n, .) of queries, those of a group one behind the other: (B, heads, group * n, .)."""
+    return x.unflatten(1, (heads, -1)).flatten(2, 3)
+
+
+def _of_queries(x: Tensor, number: int) -> Tensor:
+    """(B, heads, group * n, .) -> (B, heads * group, n, .)."""
+    return x.unflatten(2, (-1, number)).flatten(1, 2)
+
+
+def _averages(weights: Tensor, values: Tensor) -> Tensor:
+    """weights (B, heads * group, n, N) of values (B, heads, N, V): (B, heads * group, n, V)."""
+    return _of_queries(_of_keys(weights, values.shape[1]) @ values, weights.shape[2])
 
 
 def _of_heads(x: Tensor, places: Tensor) -> Tensor:

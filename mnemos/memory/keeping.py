@@ -12,6 +12,7 @@ from mnemos.errors import expect, expect_kind
 from mnemos.memory.base import AnyMemory
 from mnemos.memory.checks import check_sizes
 from mnemos.memory.control import Control, Controls
+from mnemos.memory.heads import fold, unfold
 from mnemos.memory.patterns import Patterns
 from mnemos.memory.places import append, evict, observed, put_in_ring, put_in_table, statistics_dtype
 from mnemos.memory.read import Read, Softmax
@@ -40,6 +41,7 @@ class KVMemory(AnyMemory):
     write_rule: Append = field(default_factory=Append, metadata={"argument": "write"})
     retain: Retain = field(default_factory=Everything)
     read_rule: Read = field(default_factory=Softmax, metadata={"argument": "read"})
+    grouped = True
 
     def __init__(self, write: Append | None = None, retain: Retain | None = None, read: Read | None = None) -> None:
         object.__setattr__(self, "write_rule", Append() if write is None else write)
@@ -212,16 +214,6 @@ class KVMemory(AnyMemory):
 
     def __repr__(self) -> str:
         return str(self)
-
-
-def fold(x: Tensor, heads: int) -> Tensor:
-    """(B, n, heads * group, ...) -> (B, heads, group * n, ...): the queries of a group one behind the other."""
-    return x.unflatten(2, (heads, -1)).movedim(1, 3).flatten(2, 3)
-
-
-def unfold(x: Tensor, number: int) -> Tensor:
-    """(B, heads, group * n, ...) -> (B, n, heads * group, ...)."""
-    return x.unflatten(2, (-1, number)).movedim(3, 1).flatten(2, 3)
 
 
 def over_group(policy: Policy, weights: Tensor, number: int) -> Tensor:

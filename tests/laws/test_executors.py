@@ -27,7 +27,7 @@ from cases import (
 
 import mnemos as mn
 from mnemos.lowering import run_rows
-from mnemos.memory import Addressed, AnyMemory, EpisodicMemory, Policy, reference
+from mnemos.memory import Addressed, AnyMemory, CoreContext, EpisodicMemory, Policy, reference
 
 
 def length_for(memory: AnyMemory) -> int:
@@ -54,15 +54,27 @@ def test_key_value_memories(memory: mn.KVMemory, group: int) -> None:
 
 @each(EPISODIC)
 @pytest.mark.parametrize("few", [0, 1000])
-def test_memories_in_episodes(memory: EpisodicMemory, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("group", [1, 2])
+def test_memories_in_episodes(
+    memory: EpisodicMemory, group: int, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By lists of what is found, and by all entries."""
     monkeypatch.setattr("mnemos.memory.episodic.FEW", few)
     monkeypatch.setattr("mnemos.execute.episode_blocks.BLOCK", 5)
-    inputs = Inputs(memory, 29, batch=3).require_grad()
+    inputs = Inputs(memory, 29, batch=3, group=group).require_grad()
     assert_equals_reference(inputs, inputs.init())
     lived = leaves_of(inputs.lived())
     assert_equals_reference(inputs, lived)
     assert_equals_reference(inputs, lived, torch.tensor([6, 29, 1]))
+
+
+@each(CORES)
+def test_core_contexts_with_grouped_heads(memory: CoreContext) -> None:
+    inputs = Inputs(memory, 17, group=3).require_grad()
+    assert_equals_reference(inputs, inputs.init())
+    lived = leaves_of(inputs.lived())
+    assert_equals_reference(inputs, lived)
+    assert_equals_reference(inputs, lived, torch.tensor([6, 17]))
 
 
 @each(SOME)

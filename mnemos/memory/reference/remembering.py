@@ -144,7 +144,12 @@ def _turned(memory: EpisodicMemory, x: Tensor, distance: int) -> Tensor:
 def _score(memory: EpisodicMemory, q: Tensor, record: Record, distance: int) -> Tensor:
     """(H,)"""
     scale = memory.scale or 1 / math.sqrt(q.shape[-1])
-    return scale * (_turned(memory, q, distance) * record.key).sum(-1)
+    return scale * (_turned(memory, q, distance) * _repeated(record.key, q)).sum(-1)
+
+
+def _repeated(x: Tensor, q: Tensor) -> Tensor:
+    """x (H, .) of keys or values once for each head of q."""
+    return torch.stack([x[head * len(x) // len(q)] for head in range(len(q))])
 
 
 def _look(memory: EpisodicMemory, past: list[Record], q: Tensor, now: int) -> None:
@@ -182,7 +187,7 @@ SUMMARIES: dict[type, Callable[[Any, list[Record]], Tensor]] = {
 
 
 def _answer(memory: EpisodicMemory, past: list[Record], q: Tensor, controls: Controls, now: int) -> Tensor:
-    current = past[-1].episode
+    current, nothing = past[-1].episode, torch.zeros_like(_repeated(past[-1].value, q))
     episodes: dict[int, list[Record]] = {}
     for record in past:
         if record.episode:
@@ -196,21 +201,21 @@ def _answer(memory: EpisodicMemory, past: list[Record], q: Tensor, controls: Con
     readable = {n: episode for n, episode in far.items() if memory.keep is None or n >= current - memory.keep}
     asked = controls["asking"] if isinstance(memory.summary, Address) else _turned(memory, q, memory.window)
     match = {
-        n: (asked * SUMMARIES[type(memory.summary)](memory.summary, episode)).sum() / math.sqrt(q.numel())
+        n: (asked * _repeated(SUMMARIES[type(memory.summary)](memory.summary, episode), q)).sum() / math.sqrt(q.numel())
         for n, episode in readable.items()
     }
     finished = {n: episode for n, episode in episodes.items() if n <= current - waiting}
     chosen = _recall(memory.recall, {n: float(x.detach()) for n, x in match.items()}, finished, readable, now)
     if not memory.together:
         if not chosen:
-            return torch.zeros_like(past[-1].value)
+            return nothing
         shares = torch.softmax(torch.stack([match[n] for n in chosen]), 0)
         return sum(
             (
                 share * _mean(memory, q, [(record, 0) for record in episodes[n]])
                 for share, n in zip(shares, chosen, strict=True)
             ),
-            torch.zeros_like(past[-1].value),
+            nothing,
         )
     read = []
     for record in past:
@@ -220,13 +225,13 @@ def _answer(memory: EpisodicMemory, past: list[Record], q: Tensor, controls: Con
             read.append((record, lag))
         elif sink or record.episode in chosen:
             read.append((record, memory.window))
-    return _mean(memory, q, read) if read else torch.zeros_like(past[-1].value)
+    return _mean(memory, q, read) if read else nothing
 
 
 def _mean(memory: EpisodicMemory, q: Tensor, read: list[tuple[Record, int]]) -> Tensor:
     """Softmax attention to records at distances, (H, V)."""
     weights = torch.softmax(torch.stack([_score(memory, q, record, lag) for record, lag in read]), 0)
-    return (weights[..., None] * torch.stack([record.value for record, _ in read])).sum(0)
+    return (weights[..., None] * torch.stack([_repeated(record.value, q) for record, _ in read])).sum(0)
 
 
 def _recall(
