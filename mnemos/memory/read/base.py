@@ -112,8 +112,9 @@ def masked_softmax(scores: Tensor, seen: Tensor) -> Tensor:
 
 def highest(scores: Tensor, open_to: Tensor, lag: Tensor, number: int) -> Tensor:
     """Which of the entries that a query is `open_to` have its `number` highest scores, (B, H, n, N) bool; of equal
-    ones the newest. No gradient flows through the choice."""
-    ranked = scores.detach().masked_fill(~open_to, -torch.inf)
+    ones (to six decimals: the keys of equal tokens differ by rounding alone, which must not decide) the newest. No
+    gradient flows through the choice."""
+    ranked = scores.detach().round(decimals=6).masked_fill(~open_to, -torch.inf)
     newest_first = lag[..., :1, :].argsort(-1).expand_as(scores)
     best = ranked.gather(-1, newest_first).sort(dim=-1, descending=True, stable=True).indices[..., :number]
     best = newest_first.gather(-1, best)

@@ -25,8 +25,8 @@ class Delayed(Read):
     (`WaitToAttend`). a_t is the control "asks": 1, or 0 at a token at which none is ready. Then nothing is read: the
     answer is 0, and a policy sees no weight.
 
-    top: only the so many entries with the highest scores are read (of equal ones the newest), for each query and head
-    by itself; None for all. scale, rotary, positions: as in `Softmax`; the query stands `delay` positions before the
+    top: only the so many entries with the highest scores are read (of equal ones, to six decimals, the newest), for
+    each query and head by itself; None for all. scale, rotary, positions: as in `Softmax`; the query stands `delay` positions before the
     newest entry's token.
     """
 

@@ -31,8 +31,8 @@ class Landmark(Read):
 
     The weights add up to 1. A block of which no landmark, or nothing but the landmark, is kept has no part in it.
 
-    top: only the blocks of the so many landmarks with the highest scores are read (of equal ones the newest), for each
-    query and head by itself; None for all, as in training. scale, rotary, positions, mask: as in `Softmax`.
+    top: only the blocks of the so many landmarks with the highest scores are read (of equal ones, to six decimals, the
+    newest), for each query and head by itself; None for all, as in training. scale, rotary, positions, mask: as in `Softmax`.
 
     positions="stingy" is the paper's allocation for streams longer than any in training: what is read stands as near
     as it can. The i-th newest of the blocks chosen is read as if it were i blocks back, its landmark too. To be chosen,

@@ -74,7 +74,7 @@ def _delayed(
     rule: Delayed, q: Tensor, keys: Tensor, values: Tensor, lag: Tensor, controls: Controls
 ) -> tuple[Tensor, Tensor]:
     scores = _scores(rule, turned(q, -rule.delay, rule.rotary), keys)
-    best = sorted(range(len(scores)), key=lambda j: (-float(scores[j].detach()), int(lag[j])))[: rule.top]
+    best = sorted(range(len(scores)), key=lambda j: (-round(float(scores[j].detach()), 6), int(lag[j])))[: rule.top]
     weights = [torch.zeros_like(scores[0]) for _ in range(len(scores))]
     for j, weight in zip(best, torch.softmax(scores[best], 0), strict=True):
         weights[j] = controls["asks"] * weight
@@ -112,7 +112,7 @@ def _landmark(
         assert rule.top is not None
         told = {b: scored(landmarks[b], min(current - b, rule.top + 1)) for b in open_to}
     if rule.top is not None:
-        open_to = sorted(open_to, key=lambda b: (-float(told[b].detach()), -b))[: rule.top]
+        open_to = sorted(open_to, key=lambda b: (-round(float(told[b].detach()), 6), -b))[: rule.top]
     if rule.positions == "stingy":
         moved = list(scores)
         for back, b in enumerate(sorted(open_to, reverse=True), 1):
