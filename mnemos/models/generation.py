@@ -40,8 +40,8 @@ class Stream:
         late = int(getattr(model.spec, "delay", 0))
         if late:
             raise InvalidValue(
-                f"this model's logits come {late} tokens late (layers that wait to attend): what follows the last token "
-                "must not be asked of it. Build it with delay=0."
+                f"this model's logits come {late} tokens late (layers that wait to attend), and cannot tell what "
+                "follows the last token. Build it with delay=0."
             )
         _refuse_bad_tokens(tokens, vocabulary)
         _refuse_bad_settings(length, temperature, top_p, seed, generator)

@@ -192,9 +192,7 @@ class LanguageModel(nn.Module):
         if failures is not None:
             failures.layer = 0
         if self.delay:
-            x, layers, after["late"] = in_waiting(
-                list(self.blocks), x, layers, state.child("late"), lengths, note
-            )
+            x, layers, after["late"] = in_waiting(list(self.blocks), x, layers, state.child("late"), lengths, note)
             x = self.norm(x)
         elif self.carried is None:
             for i, block in enumerate(self.blocks):

@@ -70,7 +70,9 @@ class ModelSpec(Declaration):
         if self.segments is not None:
             expect_kind(self.segments, Segments, "segments", "MemoryTokens(size=64)")
             self.segments.check(self.pattern)
-            expect(self.delay == 0, "ModelSpec(segments=) is for layers that answer at once; those of WaitToAttend do not.")
+            expect(
+                self.delay == 0, "ModelSpec(segments=) is for layers that answer at once; those of WaitToAttend do not."
+            )
 
     @property
     def kept(self) -> str:

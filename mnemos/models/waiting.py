@@ -76,7 +76,9 @@ def flush(model: Any, state: State) -> Tensor:
     Raises InvalidValue for a model that is not late, StateError for a state of another model.
     """
     total = model.spec.delay
-    expect(total > 0, "flush is for models whose layers answer late, such as zoo.attendre(delay=16); this one does not.")
+    expect(
+        total > 0, "flush is for models whose layers answer late, such as zoo.attendre(delay=16); this one does not."
+    )
     model.check_state(state)
     state = state.clone()  # it is streamed into
     late, count = state.child("late"), state.child("late")["count"]

@@ -54,4 +54,6 @@ def attendre(
     retain = retains[policy]
     if delay or top is not None:
         return WaitToAttend(KVMemory(Append(), retain, Delayed(delay, top, rotary=10000.0)), kv_heads)
-    return LayerSpec(memory=KVMemory(Append(), retain, Softmax(rotary=10000.0, positions="original")), kv_heads=kv_heads)
+    return LayerSpec(
+        memory=KVMemory(Append(), retain, Softmax(rotary=10000.0, positions="original")), kv_heads=kv_heads
+    )

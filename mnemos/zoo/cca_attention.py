@@ -18,8 +18,7 @@ from mnemos.zoo.registry import published
     deviations=(
         "keys and values are pooled instead of inputs, which is the same for linear projections",
         "groups are pooled before the rotary positions, and a core stands at its last token; the paper is silent",
-        "with fewer heads of keys and values a group is weighed by the mean of the queries that share a head; the paper is "
-        "silent",
+        "with kv_heads a group is weighed by the mean of the queries that share a head; the paper is silent",
         "trained with its cores from the start, not tuned from a full attention model",
     ),
 )

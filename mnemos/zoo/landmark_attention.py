@@ -19,7 +19,7 @@ from mnemos.zoo.registry import published
         "every (block + 1)th token of the stream counts as a landmark: who makes the tokens inserts them",
         "`top` chooses for each query and head; blocks in the query's own past, however near, compete with all others: "
         "the paper's local segment is one block here",
-        "stingy: a block that is retrieved is moved with its landmark, whose score in the softmax is that of its new place",
+        "stingy: a retrieved block is moved with its landmark, whose score in the softmax is that of its new place",
     ),
 )
 def landmark_attention(

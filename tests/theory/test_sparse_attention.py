@@ -539,8 +539,8 @@ def test_the_preference_of_a_layer_is_the_formula() -> None:
         (
             Landmark,
             {"positions": "stingy", "rotary": 100.0},
-            'Landmark(positions="stingy") gives positions to the blocks that are chosen: it needs rotary= and top=; got '
-            "rotary=100.0, top=None.",
+            'Landmark(positions="stingy") gives positions to the blocks that are chosen: it needs rotary= and top=; '
+            "got rotary=100.0, top=None.",
         ),
         (
             Landmark,

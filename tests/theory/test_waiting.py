@@ -80,11 +80,11 @@ def test_all_wait_for_the_end_and_everything_is_kept_is_full_bidirectional_atten
 
 @pytest.mark.parametrize(("before", "after"), [(4, 0), (4, 3), (0, 5), (7, 1)])
 def test_a_fifo_memory_is_a_window_around_the_query(before: int, after: int) -> None:
-    """[t - l, t + r] with l + r + 1 entries; at the end, where no more keys come, the last ones see the last entries."""
+    """[t - l, t + r] with l + r + 1 entries; where no more keys come, the last queries see the last entries."""
     size = before + after + 1
     layer, x = layer_of(mn.Window(size), after), torch.randn(B, T, WIDTH, dtype=torch.float64)
     seen = (before >= LAG) & (-after <= LAG)
-    seen[T - after :] = AT >= T - size
+    seen[T - after :] = T - size <= AT
     assert_same(aligned(layer, x), attention(layer, x, seen))
 
 
@@ -197,7 +197,7 @@ def test_flushing_rows_that_have_seen_little(lengths: tuple[int, int]) -> None:
     """Every row as if alone, and the state as it was."""
     layers = (WaitToAttend(KVMemory(retain=mn.Window(7), read=Delayed(d, rotary=100.0))) for d in (3, 2))
     model, tokens = model_of(*layers), torch.randint(0, 11, (B, T))
-    mask = AT < torch.tensor(lengths)[:, None]
+    mask = torch.tensor(lengths)[:, None] > AT
     with torch.no_grad():
         logits, state = model(tokens, mask=mask)
         before = {name: x.clone() for name, x in state.tensors()}
@@ -232,7 +232,11 @@ LATE = WaitToAttend(KVMemory(read=Delayed(2)))
         (lambda: Delayed(scale=-1.0), InvalidValue, "Delayed(scale=) must be positive; got -1.0."),
         (lambda: WaitToAttend(mn.KVMemory()), InvalidType, "WaitToAttend(memory=KVMemory(read= takes a Delayed"),
         (lambda: WaitToAttend(kv_heads=0), InvalidValue, "WaitToAttend(kv_heads=) is at least 1; got 0."),
-        (lambda: WaitToAttend(kv_heads=3).build(8, 2), InvalidValue, "heads must be a multiple of kv_heads; got 2 and 3"),
+        (
+            lambda: WaitToAttend(kv_heads=3).build(8, 2),
+            InvalidValue,
+            "heads must be a multiple of kv_heads; got 2 and 3",
+        ),
         (lambda: AsGate(mn.zoo.deltanet(), LATE), InvalidValue, "AsGate(gate=) needs the output for a token with the"),
         (lambda: FourierInput(LATE), InvalidValue, "FourierInput(layer=) needs the output for a token with the token"),
         (

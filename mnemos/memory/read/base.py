@@ -38,7 +38,7 @@ class Read(Declaration):
     """Base of rotary positions; None for no positions. Queries and keys arrive turned."""
 
     positions: Literal["kept", "original", "stingy"] = "kept"
-    """Whether rotary positions count the kept entries, or all tokens there were; "stingy" is Landmark's own, which starts
+    """Whether rotary positions count the kept entries, or all tokens there were; "stingy" is Landmark's own, and starts
     from the latter."""
 
     mask: Mask | None = None

@@ -26,8 +26,8 @@ class Delayed(Read):
     answer is 0, and a policy sees no weight.
 
     top: only the so many entries with the highest scores are read (of equal ones, to six decimals, the newest), for
-    each query and head by itself; None for all. scale, rotary, positions: as in `Softmax`; the query stands `delay` positions before the
-    newest entry's token.
+    each query and head by itself; None for all. scale, rotary, positions: as in `Softmax`; the query stands `delay`
+    positions before the newest entry's token.
     """
 
     delay: int = 0

@@ -32,7 +32,8 @@ class Landmark(Read):
     The weights add up to 1. A block of which no landmark, or nothing but the landmark, is kept has no part in it.
 
     top: only the blocks of the so many landmarks with the highest scores are read (of equal ones, to six decimals, the
-    newest), for each query and head by itself; None for all, as in training. scale, rotary, positions, mask: as in `Softmax`.
+    newest), for each query and head by itself; None for all, as in training. scale, rotary, positions, mask: as in
+    `Softmax`.
 
     positions="stingy" is the paper's allocation for streams longer than any in training: what is read stands as near
     as it can. The i-th newest of the blocks chosen is read as if it were i blocks back, its landmark too. To be chosen,
@@ -115,8 +116,8 @@ class Landmark(Read):
 
 class Parts(NamedTuple):
     """Of N entries and n queries: the block of an entry (B or 1, H or 1, 1, N) and of a query (.., n, 1), the blocks
-    numbered from 0 on by age; which ordinary entries of earlier blocks, which ones of its own block, and which landmarks
-    of earlier blocks that have entries, a query sees, (B, H, n, N)."""
+    numbered from 0 on by age; which ordinary entries of earlier blocks, which ones of its own block, and which
+    landmarks of earlier blocks that have entries, a query sees, (B, H, n, N)."""
 
     own: Tensor
     current: Tensor
