@@ -156,6 +156,7 @@ def test_grouped_heads_are_repeated_heads(rotary: float | None) -> None:
     assert state.child("cores")["keys"].shape[2] == H
     assert_same(memory.read(state, q[:, :4]), memory.read(repeated, q[:, :4]))
     assert_same(memory.read(state, q[:, 1]), memory.read(repeated, q[:, 1]))
+    assert_same(memory.read(state, q[:, -1]), expected[:, -1])
 
 
 def test_a_layer_pools_by_the_mean_of_the_queries_that_share_a_head() -> None:

@@ -436,6 +436,34 @@ def test_how_long_ago_a_block_was_does_not_matter_once_it_is_far() -> None:
     assert float((run(original, *longer)[:, -1] - run(original, q, k, v)[:, -1]).abs().max()) > 1e-4
 
 
+@pytest.mark.parametrize("many", [0, 1000])
+@pytest.mark.parametrize(
+    "read",
+    [
+        Landmark(5, rotary=100.0),
+        Landmark(2, 3, scale=0.7),
+        Landmark(7, 2, rotary=100.0, positions="stingy"),
+        Landmark(100, 1),
+    ],
+    ids=str,
+)
+def test_the_table_of_blocks_is_the_rule_itself(read: Landmark, many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over several blocks of queries, grouped heads, and going on from a state."""
+    monkeypatch.setattr("mnemos.execute.landmark_blocks.MANY", many)
+    monkeypatch.setattr(
+        "mnemos.execute.landmark_blocks.QueryBlocks.run", lambda *_: pytest.fail("rows without gaps need no other plan")
+    )
+    memory, (_, k, v) = mn.KVMemory(read=read), inputs(150)
+    q = torch.randn(B, 150, 2 * H, K, dtype=torch.float64)
+    whole, _ = mn.run(memory, q, k, v, plan="landmark blocks")
+    first, state = mn.run(memory, q[:, :67], k[:, :67], v[:, :67], plan="landmark blocks")
+    rest, _ = mn.run(memory, q[:, 67:], k[:, 67:], v[:, 67:], state=state, plan="landmark blocks")
+    monkeypatch.undo()
+    expected, _ = mn.run(memory, q, k, v, plan="query blocks")
+    assert_same(whole, expected)
+    assert_same(torch.cat([first, rest], 1), expected)
+
+
 def test_landmarks_find_what_they_were_told_of() -> None:
     """A value eight times further back than a window of the same size, behind the right landmark."""
     read = Landmark(7, top=1, scale=20.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 import mnemos as mn
 from mnemos.errors import InvalidType, InvalidValue
-from mnemos.layers import AsGate, FourierInput, WaitToAttend, WaitToAttendLayer
+from mnemos.layers import AsGate, FourierInput, LayerDeclaration, WaitToAttend, WaitToAttendLayer
 from mnemos.memory import Delayed, KVMemory, LeastFrequentlyAttended, LeastRecentlyAttended, Retain
 from mnemos.models import MemoryTokens, flush, generate
 
@@ -166,7 +167,7 @@ def test_what_waits_before_a_reset_is_dropped() -> None:
     assert not last[:, :2].any() and bool(last[:, 2:].any(-1).all())
 
 
-def model_of(*layers: WaitToAttend | mn.LayerSpec) -> mn.LanguageModel:
+def model_of(*layers: LayerDeclaration) -> mn.LanguageModel:
     spec = mn.ModelSpec(pattern=layers, width=WIDTH, depth=len(layers), heads=H, vocabulary=11, ffn=1.0)
     model = mn.LanguageModel(spec).double()
     with torch.no_grad():
@@ -175,42 +176,59 @@ def model_of(*layers: WaitToAttend | mn.LayerSpec) -> mn.LanguageModel:
     return model
 
 
-def test_a_model_waits_with_its_layers() -> None:
-    """Block by block on whole texts: each token of a block sees what is at most its delay ahead; delays add up."""
-    first, second = (WaitToAttend(KVMemory(read=Delayed(d, rotary=100.0))) for d in (3, 2))
-    model = model_of(first, mn.LayerSpec(mn.KVMemory(read=mn.Softmax(rotary=100.0))), second)
+def waiting_model(first: int, second: int) -> mn.LanguageModel:
+    """Four blocks, of which the first and the third are late, and keep more than there is."""
+    one, two = (
+        WaitToAttend(KVMemory(retain=mn.Window(40), read=Delayed(delay, rotary=100.0))) for delay in (first, second)
+    )
+    plain = mn.LayerSpec(mn.KVMemory(read=mn.Softmax(rotary=100.0)))
+    return model_of(one, plain, two, plain)
+
+
+def block_by_block(model: mn.LanguageModel, tokens: Tensor) -> Tensor:
+    """Logits of whole texts: each token of a block sees what is at most its delay ahead."""
+    x, lag = model.embedding(tokens), LAG[: tokens.shape[1], : tokens.shape[1]]
+    blocks: list[Any] = list(model.blocks)
+    for block in blocks:
+        late = isinstance(block.layer, WaitToAttendLayer)
+        normed = block.norm(x)
+        x = x + (attention(block.layer, normed, lag >= -block.layer.delay) if late else block.layer(normed)[0])
+        x = block.feed(x)
+    return model.logits(model.norm(x))
+
+
+@pytest.mark.parametrize("cuts", [[T], [4, 1, 5, 9], [1] * T, [2, 0, 17]])
+@torch.no_grad()
+def test_a_model_waits_with_its_layers(cuts: list[int]) -> None:
+    """Delays add up, and what comes out at last belongs to each of the tokens."""
+    model, tokens = waiting_model(3, 2), torch.randint(0, 11, (B, T))
     assert model.spec.delay == 5
-    tokens = torch.randint(0, 11, (B, T))
-    x = model.embedding(tokens)
-    one, middle, two = model.blocks
-    x = one.feed(x + attention(one.layer, one.norm(x), LAG >= -3))
-    x = middle.feed(x + middle.layer(middle.norm(x))[0])
-    x = two.feed(x + attention(two.layer, two.norm(x), LAG >= -2))
-    expected = model.logits(model.norm(x))
-    logits, state = model(tokens)
+    pieces, state = [], model.init_state(B)
+    for piece in tokens.split(cuts, 1):
+        logits, state = model(piece, state)
+        pieces.append(logits)
+    logits = torch.cat(pieces, 1)
     assert not logits[:, :5].any()
-    assert_same(torch.cat([logits, flush(model, state)], 1)[:, 5:], expected, 1e-10)
+    assert_same(torch.cat([logits, flush(model, state)], 1)[:, 5:], block_by_block(model, tokens), 1e-10)
 
 
+@pytest.mark.parametrize("delays", [(3, 2), (1, 4), (2, 0)])
 @pytest.mark.parametrize("lengths", [(1, 4), (2, 19), (6, 0), (5, 3)])
-def test_flushing_rows_that_have_seen_little(lengths: tuple[int, int]) -> None:
-    """Every row as if alone, and the state as it was."""
-    layers = (WaitToAttend(KVMemory(retain=mn.Window(7), read=Delayed(d, rotary=100.0))) for d in (3, 2))
-    model, tokens = model_of(*layers), torch.randint(0, 11, (B, T))
+@torch.no_grad()
+def test_flushing_rows_that_have_seen_little(lengths: tuple[int, int], delays: tuple[int, int]) -> None:
+    """Every row by itself, and the state as it was."""
+    model, tokens, delay = waiting_model(*delays), torch.randint(0, 11, (B, T)), sum(delays)
     mask = torch.tensor(lengths)[:, None] > AT
-    with torch.no_grad():
-        logits, state = model(tokens, mask=mask)
-        before = {name: x.clone() for name, x in state.tensors()}
-        last = flush(model, state)
-        assert all(torch.equal(x, before[name]) for name, x in state.tensors())
-        for b, length in enumerate(lengths):
-            here = torch.cat([logits[b, :length], last[b]])[5:]
-            assert here.shape == (length, 11)
-            if length:
-                alone, after = model(tokens[b : b + 1, :length])
-                assert_same(here, torch.cat([alone, flush(model, after)], 1)[0, 5:])
-                assert bool(here.any(-1).all())
-            assert not last[b, : max(5 - length, 0)].any()
+    logits, state = model(tokens, mask=mask)
+    before = {name: x.clone() for name, x in state.tensors()}
+    last = flush(model, state)
+    assert all(torch.equal(x, before[name]) for name, x in state.tensors())
+    for b, length in enumerate(lengths):
+        here = torch.cat([logits[b, :length], last[b]])[delay:]
+        assert here.shape == (length, 11)
+        if length:
+            assert_same(here, block_by_block(model, tokens[b : b + 1, :length])[0], 1e-10)
+        assert not last[b, : max(delay - length, 0)].any()
 
 
 def test_delays_of_nothing_are_the_plain_layer() -> None:
