@@ -26,8 +26,8 @@ MANY = 64
 
 class LandmarkBlocks:
     """Where a row's entries are all the tokens from the first one on, a block is a row of a table, and the softmax
-    within blocks one along its axis. Where far more blocks are there than `top`, the landmarks are scored by themselves,
-    and only the blocks chosen are gathered. Rows with gaps or at different places run as query blocks."""
+    within blocks one along its axis. Where there are far more blocks than `top`, landmarks are scored by themselves, and
+    only the blocks chosen are gathered. Rows with gaps or at different places run as query blocks."""
 
     name = "landmark blocks"
     summary = "blocks of queries against landmarks and the table of blocks, or against the blocks chosen alone; exact"

@@ -37,9 +37,9 @@ class Read(Declaration):
     rotary: float | None = None
     """Base of rotary positions; None for no positions. Queries and keys arrive turned."""
 
-    positions: Literal["kept", "original", "stingy"] = "kept"
-    """Whether rotary positions count the kept entries, or all tokens there were; "stingy" is Landmark's own, and starts
-    from the latter."""
+    positions: Literal["kept", "original"] = "kept"
+    """Whether rotary positions count the kept entries, or all tokens there were. A rule may have further ways, which
+    start from the latter."""
 
     mask: Mask | None = None
     """Which of the kept entries a query looks at, by their positions; None for all."""

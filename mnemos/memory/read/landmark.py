@@ -46,7 +46,7 @@ class Landmark(Read):
     top: int | None = None
     scale: float | None = None
     rotary: float | None = None
-    positions: Literal["kept", "original", "stingy"] = "kept"
+    positions: Literal["kept", "original", "stingy"] = "kept"  # pyright: ignore[reportIncompatibleVariableOverride]
     mask: Mask | None = None
     numbered = True
 
