@@ -26,7 +26,7 @@ MANY = 64
 
 class LandmarkBlocks:
     """Where a row's entries are all the tokens from the first one on, a block is a row of a table, and the softmax
-    within blocks one along its axis. Where there are far more blocks than `top`, landmarks are scored by themselves, and
+    within blocks one along its axis. Where blocks are far more than `top`, landmarks are scored by themselves, and
     only the blocks chosen are gathered. Rows with gaps or at different places run as query blocks."""
 
     name = "landmark blocks"
