@@ -58,8 +58,10 @@ LONG = [
     "armt",
     "memoria",
     "hcam-forgetting",
+    "hcam-grouped",
     "em_llm",
     "em_llm-small-events",
+    "em_llm-grouped",
     "hopfield",
     "sdm_attention",
     "hopfield_pooling",
@@ -74,6 +76,7 @@ LONG = [
     "attendre-waiting-fifo",
     "dynamic_mask_attention",
     "cca_attention",
+    "cca_attention-grouped",
     "routing_transformer",
 ]
 SLOW = [pytest.param(name, marks=pytest.mark.long) for name in LONG]
