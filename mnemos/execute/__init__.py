@@ -16,6 +16,7 @@ from mnemos.execute.episode_blocks import EpisodeBlocks
 from mnemos.execute.fenwick import Fenwick
 from mnemos.execute.fla_kernels import FLAKernel
 from mnemos.execute.higher_order import NestedSums
+from mnemos.execute.landmark_blocks import LandmarkBlocks
 from mnemos.execute.loop import Loop
 from mnemos.execute.mini_batches import MiniBatchDual
 from mnemos.execute.nonlinear import NonlinearTriangular
@@ -42,6 +43,7 @@ __all__ = [
     "FLAKernel",
     "Fenwick",
     "FullAttention",
+    "LandmarkBlocks",
     "Loop",
     "MatrixStep",
     "MiniBatchDual",

@@ -12,7 +12,7 @@ from mnemos.execute.base import declines_unless_kind
 from mnemos.execute.recompute import recomputed, recomputing
 from mnemos.execute.request import Request
 from mnemos.memory import Controls, Everything, KVMemory, Mask, Window
-from mnemos.memory.keeping import respond
+from mnemos.memory.heads import respond
 from mnemos.memory.rotary import rotate
 from mnemos.state import State
 

@@ -13,7 +13,8 @@ from mnemos.execute.base import declines_unless_kind
 from mnemos.execute.loop import Loop
 from mnemos.execute.request import Request
 from mnemos.memory import Controls, KVMemory, Policy
-from mnemos.memory.keeping import over_group, respond
+from mnemos.memory.heads import respond
+from mnemos.memory.keeping import over_group
 from mnemos.memory.places import put_in_table
 from mnemos.memory.rotary import rotate
 from mnemos.state import State, concatenate

@@ -54,6 +54,7 @@ from mnemos.layers.state_space import StateSpace, StateSpaceLayer
 from mnemos.layers.time_mixing import TimeMixing, TimeMixingLayer
 from mnemos.layers.ttt import TTT, TTTLayer
 from mnemos.layers.turing_machine import TuringMachine, TuringMachineLayer
+from mnemos.layers.wait_to_attend import WaitToAttend, WaitToAttendLayer
 
 __all__ = [
     "DPFP",
@@ -147,6 +148,8 @@ __all__ = [
     "TuringMachineLayer",
     "Unit",
     "ValuePreference",
+    "WaitToAttend",
+    "WaitToAttendLayer",
     "balanced",
     "followed",
     "given",

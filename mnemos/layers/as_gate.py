@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mnemos.errors import expect_kind
-from mnemos.layers.base import Layer, LayerDeclaration
+from mnemos.layers.base import Layer, LayerDeclaration, check_prompt
 from mnemos.layers.norm import RMSNorm
 from mnemos.state import State
 
@@ -23,6 +23,8 @@ class AsGate(LayerDeclaration):
     def __post_init__(self) -> None:
         expect_kind(self.layer, LayerDeclaration, "layer", "zoo.sliding_window()")
         expect_kind(self.gate, LayerDeclaration, "gate", "zoo.titans_lmm()")
+        check_prompt(self.layer, "AsGate(layer=)")
+        check_prompt(self.gate, "AsGate(gate=)")
 
     @property
     def kept(self) -> str:

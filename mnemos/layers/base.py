@@ -23,6 +23,11 @@ class LayerDeclaration(Declaration):
         """What it keeps, in a few words."""
         raise NotImplementedError
 
+    @property
+    def delay(self) -> int:
+        """By how many tokens its outputs come later than the inputs that they belong to."""
+        return 0
+
     def build(self, width: int, heads: int) -> Layer:
         """The layer at this width, with fresh parameters."""
         raise NotImplementedError
@@ -42,6 +47,8 @@ class Layer(nn.Module):
     heads: int
     memory: Any
     """What `memory_sizes` are the sizes of."""
+    delay: int = 0
+    """That of its declaration."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -142,6 +149,14 @@ def computed_in(tensor: Tensor) -> torch.dtype:
     if torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return tensor.dtype
+
+
+def check_prompt(layer: LayerDeclaration, where: str) -> None:
+    """Raises InvalidValue for a layer whose outputs come late."""
+    expect(
+        layer.delay == 0,
+        f"{where} needs the output for a token with the token; those of {layer} come {layer.delay} tokens later.",
+    )
 
 
 def check_width(width: int, heads: int) -> None:

@@ -26,12 +26,14 @@ class ChunkRecall(LayerDeclaration):
     P are sinusoids of the place in the chunk, 0 for its last token; all chunks share the projections. What is stored
     takes no gradient back to the inputs it came from. Before the first chunk is finished, y = 0.
 
-    keep: how many chunks are kept, the newest; None for all.
+    keep: how many chunks are kept, the newest; None for all. kv_heads: heads of W_k and of keys and values where they
+    are fewer: neighbouring heads of queries then share one.
     """
 
     chunk: int = 32
     chosen: int = 8
     keep: int | None = None
+    kv_heads: int | None = None
 
     def __post_init__(self) -> None:
         expect(self.chunk >= 1, f"ChunkRecall(chunk=) is a number of tokens of at least 1; got {self.chunk}.")
@@ -39,6 +41,9 @@ class ChunkRecall(LayerDeclaration):
         expect(
             self.keep is None or self.keep >= self.chosen,
             f"ChunkRecall(keep=) must hold the {self.chosen} chunks that are chosen; got {self.keep}.",
+        )
+        expect(
+            self.kv_heads is None or self.kv_heads >= 1, f"ChunkRecall(kv_heads=) is at least 1; got {self.kv_heads}."
         )
 
     @property
@@ -64,9 +69,12 @@ class ChunkRecallLayer(Layer):
         self.spec, self.width, self.heads, self.memory = spec, width, heads, spec.memory
         spec.to_json()  # compiled code can only read it
         self.memory.to_json()
+        self.kv_heads = spec.kv_heads or heads
+        expect(heads % self.kv_heads == 0, f"heads must be a multiple of kv_heads; got {heads} and {self.kv_heads}.")
+        stored = width // heads * self.kv_heads
         self.ask = nn.Linear(width, 2 * width, bias=False)  # for chunks, and within them
-        self.address = nn.Linear(width, width, bias=False)
-        self.detail = nn.Linear(width, 2 * width, bias=False)
+        self.address = nn.Linear(width, stored, bias=False)
+        self.detail = nn.Linear(width, 2 * stored, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
     @property
@@ -75,8 +83,8 @@ class ChunkRecallLayer(Layer):
 
     def fresh_state(self) -> State:
         weight = self.out.weight
-        dtype = computed_in(weight)
-        memory = self.memory.init(1, *self.memory_sizes, None, self.memory.state_dtype(dtype), weight.device)
+        dtype, sizes = computed_in(weight), (self.kv_heads, *self.memory_sizes[1:])
+        memory = self.memory.init(1, *sizes, None, self.memory.state_dtype(dtype), weight.device)
         return State(self.owner, {"memory": memory})
 
     def rows(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
@@ -86,7 +94,8 @@ class ChunkRecallLayer(Layer):
         placed = stored + sinusoids(self.spec.chunk - 1 - place % self.spec.chunk, self.width).to(x.dtype)
         asking, q = self.ask(x).chunk(2, -1)
         k, v = self.detail(placed).chunk(2, -1)
-        asking, q, address, k, v = (y.unflatten(-1, (self.heads, -1)) for y in (asking, q, self.address(stored), k, v))
+        size = self.width // self.heads
+        asking, q, address, k, v = (y.unflatten(-1, (-1, size)) for y in (asking, q, self.address(stored), k, v))
         controls = {"address": address, "asking": asking}
         with torch.autocast(x.device.type, enabled=False):  # the memory keeps its own precision
             o, memory = run_rows(self.memory, q, k, v, controls, inner, lengths)

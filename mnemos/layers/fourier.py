@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mnemos.errors import expect, expect_kind
-from mnemos.layers.base import Layer, LayerDeclaration
+from mnemos.layers.base import Layer, LayerDeclaration, check_prompt
 from mnemos.state import State
 
 
@@ -47,6 +47,7 @@ class FourierInput(LayerDeclaration):
 
     def __post_init__(self) -> None:
         expect_kind(self.layer, LayerDeclaration, "layer", "zoo.multi_query_attention()")
+        check_prompt(self.layer, "FourierInput(layer=)")
         expect(0 <= self.share <= 0.5, f"FourierInput(share=) lies from 0 to 0.5; got {self.share}.")
 
     @property

@@ -43,7 +43,8 @@ class LayerSpec(LayerDeclaration):
     controls: how the memory's controls are made, by name; those left out get a default. hold: make them of the first of
     every `hold` tokens, and keep them for the others.
     key_expand, value_expand: all heads' keys and values together have width times this many channels.
-    kv_heads: heads of keys and values where they are fewer (key-value memories only).
+    kv_heads: heads of keys and values where they are fewer (memories of entries only; a control of writing that a layer
+    makes of the query is then the mean over the queries that share a head).
     rotation: turn q and k by their positions, lowest frequency 1e-4 and highest 1 (RetNet's); for softmax reads the
     memory's own `Softmax(rotary=)` is meant. persistent: learned tokens that the memory has always read first.
     shared_keys: queries serve as keys too.
@@ -100,7 +101,7 @@ class LayerSpec(LayerDeclaration):
         expect(self.hold >= 1, f"LayerSpec(hold=) is a number of tokens of at least 1; got {self.hold}.")
         expect(self.persistent >= 0, f"LayerSpec(persistent=) is a number of tokens; got {self.persistent}.")
         expect(
-            self.kv_heads is None or isinstance(self.memory, KVMemory),
+            self.kv_heads is None or self.memory.grouped,
             "LayerSpec(kv_heads=) is for key-value memories; a memory that learns has one state a head.",
         )
         expect(
@@ -254,7 +255,13 @@ class MemoryLayer(Layer):
 
         asked = {name: rule(q) for name, rule in self.asking.items()}
         asked |= {name: rule(v) for name, rule in self.telling.items()}
-        controls = {c.name: q for c in self.memory.controls if c.tied} | dict(controls) | asked
+        tied = {c.name: q for c in self.memory.read_controls if c.tied}
+        if self.kv_heads < self.heads:
+            q_of_keys = q.unflatten(2, (self.kv_heads, -1)).mean(3)
+            tied |= {c.name: q_of_keys for c in self.memory.write_controls if c.tied}
+        else:
+            tied |= {c.name: q for c in self.memory.write_controls if c.tied}
+        controls = tied | dict(controls) | asked
         with torch.autocast(mixed.device.type, enabled=False):  # the memory keeps its own precision
             o, entries["memory"] = run_rows(self.memory, q, k, v, controls, state.child("memory"), lengths)
         if self.spec.norm == "sum":

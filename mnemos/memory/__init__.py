@@ -32,6 +32,7 @@ from mnemos.memory.patterns import Patterns
 from mnemos.memory.read import (
     AdaptiveFilter,
     CircleIntersection,
+    Delayed,
     DenseAssociative,
     DynamicMask,
     Hopfield,
@@ -106,6 +107,7 @@ __all__ = [
     "CoreContext",
     "Decay",
     "Declaration",
+    "Delayed",
     "DenseAssociative",
     "Dilated",
     "Dot",

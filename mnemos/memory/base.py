@@ -21,6 +21,9 @@ class AnyMemory(Declaration):
     form in `mnemos.memory.reference`. Axes: B batch, T time, H heads, K key_dim, V value_dim.
     """
 
+    grouped: bool = False
+    """Whether its queries may have a multiple of the heads of its keys and values, neighbours sharing one."""
+
     @property
     def write_controls(self) -> tuple[Control, ...]:
         """What it needs from outside with every token that it writes."""
@@ -40,11 +43,6 @@ class AnyMemory(Declaration):
     def pairs(self) -> int:
         """Key-value pairs that a token brings along: its k and v hold that many, one behind the other."""
         return 1
-
-    @property
-    def grouped(self) -> bool:
-        """Fact: queries may have a multiple of the heads of the keys (grouped heads)."""
-        return False
 
     @property
     def kept(self) -> str:

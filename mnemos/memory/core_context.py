@@ -13,6 +13,7 @@ from mnemos.declaration import Declaration
 from mnemos.errors import expect
 from mnemos.memory.base import AnyMemory
 from mnemos.memory.control import Control, Controls
+from mnemos.memory.heads import fold, unfold
 from mnemos.memory.places import check_start, put_in_ring, vacant
 from mnemos.memory.read.base import masked_softmax
 from mnemos.memory.retain import Window
@@ -26,8 +27,8 @@ class CoreContext(AnyMemory):
 
         k_c = sum_t p_t k_t,   v_c = sum_t p_t v_t,   p = softmax_t(scale q_last . k_t) over the group
 
-    with the query of the group's last token, which is the control "query" (a layer passes the one it reads with). A
-    query at i (counted from 0) reads, in one softmax, the first
+    with the query of the group's last token, which is the control "query" (a layer passes the one it reads with, or the
+    mean of those that share a head of keys). A query at i (counted from 0) reads, in one softmax, the first
 
         j = max(0, floor((i - window) / group))
 
@@ -45,6 +46,7 @@ class CoreContext(AnyMemory):
     window: int = 1024
     scale: float | None = None
     rotary: float | None = None
+    grouped = True
 
     def __post_init__(self) -> None:
         expect(self.group >= 1, f"CoreContext(group=) is a number of tokens of at least 1; got {self.group}.")
@@ -148,8 +150,9 @@ class CoreContext(AnyMemory):
         numbers = torch.arange(cores["slot"].shape[1], device=used.device)
         seen = torch.cat([numbers < used, (position >= used * self.group) & (recent["slot"] > 0)], 1)[:, None, None]
         keys, values = torch.cat([cores["keys"], keys], 1), torch.cat([cores["values"], recent["values"]], 1)
-        scores = self.scaled_by(q.shape[-1]) * torch.einsum("bnhk,bmhk->bhnm", asked, keys)
-        out = torch.einsum("bhnm,bmhv->bnhv", masked_softmax(scores, seen), values).to(q.dtype)
+        scores = self.scaled_by(q.shape[-1]) * torch.einsum("bhnk,bmhk->bhnm", fold(asked, keys.shape[2]), keys)
+        answers = torch.einsum("bhnm,bmhv->bhnv", masked_softmax(scores, seen), values)
+        out = unfold(answers, asked.shape[1]).to(q.dtype)
         return out if several else out[:, 0]
 
     def __str__(self) -> str:

@@ -78,6 +78,7 @@ class EpisodicMemory(AnyMemory):
     rotary: float | None = None
     scale: float | None = None
     keep: int | None = None
+    grouped = True
 
     def __post_init__(self) -> None:
         expect_kind(self.boundary, Boundary, "boundary", "Every(32)")
@@ -100,10 +101,6 @@ class EpisodicMemory(AnyMemory):
             f"{self.summary} goes by the attention received in the window, and there is none; use window=256.",
         )
         expect(self.keep is None or self.keep >= 1, f"EpisodicMemory(keep=) is at least 1; got {self.keep}.")
-
-    @property
-    def grouped(self) -> bool:
-        return True
 
     @property
     def write_controls(self) -> tuple[Control, ...]:

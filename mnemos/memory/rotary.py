@@ -38,3 +38,10 @@ def turn_pairs(x: Tensor, angles: Tensor) -> Tensor:
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     first, second = x[..., :half], x[..., half:]
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+
+def rotate_each(x: Tensor, positions: Tensor, base: float) -> Tensor:
+    """x (..., K), each of its vectors turned by its own of positions (...), which may be broadcast; see `rotate`."""
+    half = x.shape[-1] // 2
+    frequencies = base ** (-torch.arange(half, device=x.device, dtype=torch.float64) / half)
+    return turn_pairs(x, positions.double()[..., None] * frequencies)

@@ -21,6 +21,7 @@ from mnemos.models.segments import Associative, Engrams, LookAhead, MemoryTokens
 from mnemos.models.spec import ModelSpec
 from mnemos.models.surprise import read_with_surprise
 from mnemos.models.vector_model import VectorModel
+from mnemos.models.waiting import flush
 
 __all__ = [
     "Associative",
@@ -45,6 +46,7 @@ __all__ = [
     "Segments",
     "VectorModel",
     "bhattacharyya",
+    "flush",
     "generate",
     "hybrid",
     "memo_loss",

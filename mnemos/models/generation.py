@@ -37,6 +37,12 @@ class Stream:
     ):
         """See `generate`, which takes the same arguments."""
         vocabulary = int(model.spec.vocabulary)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+        late = int(getattr(model.spec, "delay", 0))
+        if late:
+            raise InvalidValue(
+                f"this model's logits come {late} tokens late (layers that wait to attend), and cannot tell what "
+                "follows the last token. Build it with delay=0."
+            )
         _refuse_bad_tokens(tokens, vocabulary)
         _refuse_bad_settings(length, temperature, top_p, seed, generator)
         if stop is not None and not 0 <= stop < vocabulary:

@@ -37,7 +37,8 @@ class LanguageModel(Stack):
 
         tokens: (batch, time) int64 in [0, vocabulary). reset: (batch, time) bool, every memory starts afresh before
         these tokens (documents packed into one row). mask: (batch, time) bool, False marks padding; its logits are
-        zero. checks: whether to look for NaN and infinity in the results, and for where they came from. Returns logits
+        zero. Where layers answer late (`spec.delay`) they belong to an earlier token, and are zero at the first ones.
+        checks: whether to look for NaN and infinity in the results, and for where they came from. Returns logits
         (batch, time, vocabulary).
 
         Raises InvalidType or InvalidValue for tokens of wrong dtype, shape or range, StateError for a state of
@@ -56,7 +57,7 @@ class LanguageModel(Stack):
             x = x * self.spec.width**0.5
         return x
 
-    def _answered(self, x: Tensor) -> Tensor:
+    def answered(self, x: Tensor) -> Tensor:
         weight = self.embedding.weight if self.head is None else self.head.weight
         logits, cap = F.linear(x, weight), self.spec.logit_cap
         if cap is not None:

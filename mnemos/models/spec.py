@@ -70,12 +70,20 @@ class ModelSpec(Declaration):
         if self.segments is not None:
             expect_kind(self.segments, Segments, "segments", "MemoryTokens(size=64)")
             self.segments.check(self.pattern)
+            expect(
+                self.delay == 0, "ModelSpec(segments=) is for layers that answer at once; those of WaitToAttend do not."
+            )
 
     @property
     def kept(self) -> str:
         """What its layers keep, in a few words, and its segments."""
         layers = ", then ".join(layer.kept for layer in self.pattern)
         return layers if self.segments is None else f"{layers}; from segment to segment, {self.segments.kept}"
+
+    @property
+    def delay(self) -> int:
+        """By how many tokens its logits come later than the tokens that they belong to: the sum over its layers."""
+        return sum(layer.delay for layer in self.layers)
 
     @property
     def number_of_heads(self) -> int:

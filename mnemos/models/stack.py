@@ -16,6 +16,7 @@ from mnemos.lowering import Failures, checked_over_documents
 from mnemos.lowering.plan import readable
 from mnemos.models.segments import in_segments
 from mnemos.models.spec import ModelSpec
+from mnemos.models.waiting import in_waiting, late_state
 from mnemos.state import Owner, State, expect_state, over_documents
 from mnemos.state.documents import check_flags
 
@@ -92,7 +93,7 @@ class Stack(nn.Module):
             f"{type(self).__name__}(spec)",
             "ModelSpec(pattern=[zoo.gated_deltanet()], width=256, depth=4)",
         )
-        self.spec = spec
+        self.spec, self.delay = spec, spec.delay
         spec.to_json()  # compiled code can only read it
 
     def _blocks(self) -> None:
@@ -122,7 +123,7 @@ class Stack(nn.Module):
         """Inputs (rows, time, ...) as (rows, time, width)."""
 
     @abstractmethod
-    def _answered(self, x: Tensor) -> Tensor:
+    def answered(self, x: Tensor) -> Tensor:
         """What comes out behind the last norm (rows, time, width) as outputs (rows, time, outputs)."""
 
     @abstractmethod
@@ -150,6 +151,8 @@ class Stack(nn.Module):
         parts = {str(i): layer.fresh_state() for i, layer in enumerate(self.layers())}
         if self.carried is not None:
             parts["segments"] = self.carried.fresh_state(self._weight)
+        if self.delay:
+            parts["late"] = late_state(list(self.blocks), self._weight.new_empty(self.spec.width))
         return State(self.owner, parts).expand(batch)
 
     def layers(self) -> list[Layer]:
@@ -205,7 +208,10 @@ class Stack(nn.Module):
 
         if failures is not None:
             failures.layer = 0
-        if self.carried is None:
+        if self.delay:
+            x, layers, after["late"] = in_waiting(list(self.blocks), x, layers, state.child("late"), lengths, note)
+            x = self.norm(x)
+        elif self.carried is None:
             for i, block in enumerate(self.blocks):
                 x, layers[i] = block(x, layers[i], lengths)
                 note(i, x)
@@ -215,7 +221,7 @@ class Stack(nn.Module):
             x, layers, after["segments"] = in_segments(
                 blocks, self.norm, self.carried, x, layers, carried, lengths, note
             )
-        return self._answered(x), state.successor(**{str(i): layer for i, layer in enumerate(layers)}, **after)
+        return self.answered(x), state.successor(**{str(i): layer for i, layer in enumerate(layers)}, **after)
 
     def parameters_count(self) -> int:
         """Learned numbers, shared ones counted once."""

@@ -17,11 +17,16 @@ class VectorModel(Stack):
     of numbers.
 
     inputs: channels of every input vector. outputs: channels of every output vector. What the spec says of tokens
-    (vocabulary, tied, scaled_embedding, logit_cap) does not concern it. Raises InvalidValue for fewer than one channel.
+    (vocabulary, tied, scaled_embedding, logit_cap) does not concern it. Raises InvalidValue for fewer than one channel,
+    and for layers that answer late.
     """
 
     def __init__(self, spec: ModelSpec, *, inputs: int, outputs: int):
         super().__init__(spec)
+        expect(
+            spec.delay == 0,
+            f"VectorModel takes layers that answer at once; those of this spec come {spec.delay} tokens late.",
+        )
         for name, channels in (("inputs", inputs), ("outputs", outputs)):
             expect(
                 isinstance(channels, int) and not isinstance(channels, bool) and channels >= 1,
@@ -65,7 +70,7 @@ class VectorModel(Stack):
     def _embedded(self, inputs: Tensor) -> Tensor:
         return self.embedding(inputs)
 
-    def _answered(self, x: Tensor) -> Tensor:
+    def answered(self, x: Tensor) -> Tensor:
         return self.head(x)
 
     def _check_inputs(self, inputs: Tensor) -> None:

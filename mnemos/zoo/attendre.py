@@ -1,6 +1,6 @@
-"""Attendre's eviction policies (Yang & Hua 2024), arXiv 2401.04881.
+"""Attendre's two memories (Yang & Hua 2024), arXiv 2401.04881: what is attended to stays, and queries wait.
 
-o_t = softmax attention over the entries that were attended to last (LRA), or most often (LFA)
+o_t = softmax attention of q_{t-delay} over the entries that were attended to last (LRA), or most often (LFA)
 """
 
 from __future__ import annotations
@@ -8,8 +8,17 @@ from __future__ import annotations
 from typing import Literal
 
 from mnemos.errors import expect
-from mnemos.layers import LayerSpec
-from mnemos.memory import Append, KVMemory, LeastFrequentlyAttended, LeastRecentlyAttended, Softmax
+from mnemos.layers import LayerDeclaration, LayerSpec, WaitToAttend
+from mnemos.memory import (
+    Append,
+    Delayed,
+    KVMemory,
+    LeastFrequentlyAttended,
+    LeastRecentlyAttended,
+    Retain,
+    Softmax,
+    Window,
+)
 from mnemos.zoo.registry import published
 
 
@@ -18,15 +27,33 @@ from mnemos.zoo.registry import published
     arxiv="2401.04881",
     year=2024,
     deviations=(
-        "without the memory of queries, in which they wait for later tokens: causal, as in the paper's decoders",
-        "an entry counts as attended to above a weight; the paper retrieves the best few entries",
-        "token by token instead of chunk by chunk; all entries are read, not the best few",
+        "what is new is protected by its age: the last quarter of the budget stays",
+        "without `top` all entries are read, and an entry counts as attended to above a weight of 0.01",
+        "token by token instead of chunk by chunk",
+        "rotary positions of the stream, where the paper takes those of its pretrained models",
     ),
 )
-def attendre(budget: int = 256, *, policy: Literal["lra", "lfa"] = "lra", kv_heads: int | None = None) -> LayerSpec:
-    """budget: entries a head. policy: "lra" drops what was attended to longest ago, "lfa" what was least often."""
-    expect(policy in ("lra", "lfa"), f'attendre(policy=) is "lra" or "lfa"; got {policy!r}.')
-    recent = max(budget // 4, 1)
-    kind = LeastRecentlyAttended if policy == "lra" else LeastFrequentlyAttended
-    read = Softmax(rotary=10000.0, positions="original")
-    return LayerSpec(memory=KVMemory(write=Append(), retain=kind(budget, recent=recent), read=read), kv_heads=kv_heads)
+def attendre(
+    budget: int = 256,
+    *,
+    policy: Literal["lra", "lfa", "fifo"] = "lra",
+    delay: int = 0,
+    top: int | None = None,
+    kv_heads: int | None = None,
+) -> LayerDeclaration:
+    """budget: entries a head. policy: "lra" drops what was attended to longest ago, "lfa" what was least often, "fifo"
+    the oldest. delay: tokens that a query waits before it asks, so that it sees so many that follow it; 0, as in the
+    paper's decoders, for a causal layer. top: entries that a query reads, the best; None for all."""
+    expect(policy in ("lra", "lfa", "fifo"), f'attendre(policy=) is "lra", "lfa" or "fifo"; got {policy!r}.')
+    recent, threshold = max(budget // 4, 1), 1e-2 if top is None else 0.0
+    retains: dict[str, Retain] = {
+        "lra": LeastRecentlyAttended(budget, recent=recent, threshold=threshold),
+        "lfa": LeastFrequentlyAttended(budget, recent=recent, threshold=threshold),
+        "fifo": Window(budget),
+    }
+    retain = retains[policy]
+    if delay or top is not None:
+        return WaitToAttend(KVMemory(Append(), retain, Delayed(delay, top, rotary=10000.0)), kv_heads)
+    return LayerSpec(
+        memory=KVMemory(Append(), retain, Softmax(rotary=10000.0, positions="original")), kv_heads=kv_heads
+    )

@@ -18,9 +18,10 @@ from mnemos.zoo.registry import published
     deviations=(
         "keys and values are pooled instead of inputs, which is the same for linear projections",
         "groups are pooled before the rotary positions, and a core stands at its last token; the paper is silent",
+        "with kv_heads a group is weighed by the mean of the queries that share a head; the paper is silent",
         "trained with its cores from the start, not tuned from a full attention model",
     ),
 )
-def cca_attention(window: int = 1024, *, group: int = 16) -> LayerSpec:
+def cca_attention(window: int = 1024, *, group: int = 16, kv_heads: int | None = None) -> LayerSpec:
     """window: tokens before the current one that are always read one by one; group: tokens to a core."""
-    return LayerSpec(memory=CoreContext(group, window, rotary=10000.0))
+    return LayerSpec(memory=CoreContext(group, window, rotary=10000.0), kv_heads=kv_heads)

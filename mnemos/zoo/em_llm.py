@@ -37,6 +37,7 @@ def em_llm(
     threshold: float = 1.0,
     refine: Literal["modularity", "conductance"] | None = None,
     given: bool = False,
+    kv_heads: int | None = None,
 ) -> LayerSpec:
     """similar, contiguous: tokens retrieved by similarity, and beside them (0.7 and 0.3 of the paper's budget);
     threshold: standard deviations above the mean at which an event begins. given: surprise is the model's own, minus
@@ -50,4 +51,5 @@ def em_llm(
         sinks=sinks,
         rotary=10000.0,
     )
-    return LayerSpec(memory=memory, controls=(("surprise", Given("surprise")),) if given else ())
+    controls = (("surprise", Given("surprise")),) if given else ()
+    return LayerSpec(memory=memory, controls=controls, kv_heads=kv_heads)

@@ -21,6 +21,6 @@ from mnemos.zoo.registry import published
         "the layer alone, in the residual stream of any model; the agent around it is not part of it",
     ),
 )
-def hcam(*, chunk: int = 32, chosen: int = 8, keep: int | None = None) -> ChunkRecall:
+def hcam(*, chunk: int = 32, chosen: int = 8, keep: int | None = None, kv_heads: int | None = None) -> ChunkRecall:
     """chosen: chunks that a token reads; keep: chunks that are kept, the newest, None for all."""
-    return ChunkRecall(chunk, chosen, keep)
+    return ChunkRecall(chunk, chosen, keep, kv_heads)

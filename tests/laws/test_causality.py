@@ -63,9 +63,10 @@ def test_layers(spec: mn.ModelSpec) -> None:
     layer = spec.pattern[0].build(WIDTH, HEADS).double()
     x = torch.randn(3, 27, WIDTH, dtype=torch.float64, requires_grad=True)
     y, _ = layer(x)
-    # A memory that is strict about its own token answers the first one with zero, or all of the first chunk.
+    # A memory that is strict about its own token answers the first one with zero, or all of the first chunk; one that
+    # is late, all until its first answer comes.
     first = spec.pattern[0]
-    t = int(torch.randint(first.chunk if isinstance(first, ChunkRecall) else 1, 26, ()))
+    t = int(torch.randint(first.chunk if isinstance(first, ChunkRecall) else max(first.delay, 1), 26, ()))
     (gradient,) = torch.autograd.grad(y[1, t].square().sum(), x)
     assert gradient[1, : t + 1].any()
     assert not gradient[1, t + 1 :].any()
@@ -79,7 +80,7 @@ def test_models(spec: mn.ModelSpec) -> None:
     embedded: list[torch.Tensor] = []
     model.embedding.register_forward_hook(lambda module, args, out: embedded.append(out))
     logits, _ = model(tokens)
-    t = int(torch.randint(0, 26, ()))
+    t = int(torch.randint(spec.delay, 26, ()))
     (gradient,) = torch.autograd.grad(logits[0, t].square().sum(), embedded)
     assert gradient[0, : t + 1].any()
     assert not gradient[0, t + 1 :].any() and not gradient[1].any()

@@ -58,8 +58,10 @@ LONG = [
     "armt",
     "memoria",
     "hcam-forgetting",
+    "hcam-grouped",
     "em_llm",
     "em_llm-small-events",
+    "em_llm-grouped",
     "hopfield",
     "sdm_attention",
     "hopfield_pooling",
@@ -69,8 +71,12 @@ LONG = [
     "power_attention",
     "neighborhood_attention-grid",
     "landmark_attention-top",
+    "landmark_attention-stingy",
+    "attendre-waiting",
+    "attendre-waiting-fifo",
     "dynamic_mask_attention",
     "cca_attention",
+    "cca_attention-grouped",
     "routing_transformer",
 ]
 SLOW = [pytest.param(name, marks=pytest.mark.long) for name in LONG]

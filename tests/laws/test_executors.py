@@ -27,7 +27,7 @@ from cases import (
 
 import mnemos as mn
 from mnemos.lowering import run_rows
-from mnemos.memory import Addressed, AnyMemory, EpisodicMemory, Policy, reference
+from mnemos.memory import Addressed, AnyMemory, CoreContext, EpisodicMemory, Landmark, Policy, reference
 
 
 def length_for(memory: AnyMemory) -> int:
@@ -53,7 +53,7 @@ def test_key_value_memories(memory: mn.KVMemory, group: int) -> None:
 
 
 @each(EPISODIC)
-@pytest.mark.parametrize(("few", "group"), [(0, 1), (1000, 1), (0, 3), (1000, 3)])
+@pytest.mark.parametrize(("few", "group"), [(0, 1), (1000, 1), (0, 2), (1000, 2)])
 def test_memories_in_episodes(memory: EpisodicMemory, few: int, group: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """By lists of what is found, and by all entries."""
     monkeypatch.setattr("mnemos.memory.episodic.FEW", few)
@@ -63,6 +63,30 @@ def test_memories_in_episodes(memory: EpisodicMemory, few: int, group: int, monk
     lived = leaves_of(inputs.lived())
     assert_equals_reference(inputs, lived)
     assert_equals_reference(inputs, lived, torch.tensor([6, 29, 1]))
+
+
+@each(CORES)
+def test_core_contexts_with_grouped_heads(memory: CoreContext) -> None:
+    inputs = Inputs(memory, 17, group=3).require_grad()
+    assert_equals_reference(inputs, inputs.init())
+    lived = leaves_of(inputs.lived())
+    assert_equals_reference(inputs, lived)
+    assert_equals_reference(inputs, lived, torch.tensor([6, 17]))
+
+
+@each([m for m in KEEPING if isinstance(m.read_rule, Landmark) and isinstance(m.retain, mn.Everything)])
+@pytest.mark.parametrize("many", [0, 1000])
+@pytest.mark.parametrize("group", [1, 2])
+def test_landmarks_in_blocks(memory: mn.KVMemory, many: int, group: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what is chosen alone, and by all entries; from states whose rows stand at one place, and have no gaps."""
+    monkeypatch.setattr("mnemos.execute.landmark_blocks.MANY", many)
+    monkeypatch.setattr("mnemos.execute.landmark_blocks.BLOCK", 5)
+    inputs = Inputs(memory, 24, group=group).require_grad()
+    assert_equals_reference(inputs, inputs.init())
+    assert_equals_reference(inputs, inputs.init(), torch.tensor([13, 24]))
+    before = Inputs(memory, 8)
+    _, state = mn.run(memory, *before.cut(0, 8))
+    assert_equals_reference(inputs, leaves_of(state))
 
 
 @each(SOME)

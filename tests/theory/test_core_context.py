@@ -143,6 +143,32 @@ def test_what_is_kept() -> None:
     assert_same(held["keys"], cores(q, k, k, 4))
 
 
+@pytest.mark.parametrize("rotary", [None, 100.0])
+def test_grouped_heads_are_repeated_heads(rotary: float | None) -> None:
+    """Each head of keys has its cores, which several heads of queries read."""
+    (_, k, v), (query, _, _) = inputs(), inputs()
+    q = torch.randn(B, T, 3 * H, K, dtype=torch.float64)
+    memory = CoreContext(4, 5, rotary=rotary)
+    out, state = mn.run(memory, q, k, v, {"query": query})
+    k, v, query = (x.repeat_interleave(3, 2) for x in (k, v, query))
+    expected, repeated = mn.run(memory, q, k, v, {"query": query})
+    assert_same(out, expected)
+    assert state.child("cores")["keys"].shape[2] == H
+    assert_same(memory.read(state, q[:, :4]), memory.read(repeated, q[:, :4]))
+    assert_same(memory.read(state, q[:, 1]), memory.read(repeated, q[:, 1]))
+    assert_same(memory.read(state, q[:, -1]), expected[:, -1])
+
+
+def test_a_layer_pools_by_the_mean_of_the_queries_that_share_a_head() -> None:
+    layer = mn.zoo.cca_attention(5, group=4, kv_heads=2).replace(memory=CoreContext(4, 5)).build(24, 6).double()
+    x = torch.randn(B, T, 24, dtype=torch.float64)
+    y, _ = layer(x)
+    q, k, v = (part.unflatten(-1, (-1, 4)) for part in layer.project(x).split([24, 8, 8], -1))
+    mean = torch.stack([q[:, :, :3].mean(2), q[:, :, 3:].mean(2)], 2)
+    out, _ = mn.run(CoreContext(4, 5), q, k, v, {"query": mean})
+    assert_same(y, layer.out(out.flatten(-2)))
+
+
 def test_nothing_of_a_core_is_read_before_its_group_is_old() -> None:
     q, k, v = inputs()
     v.requires_grad_()

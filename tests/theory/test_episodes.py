@@ -530,9 +530,58 @@ def test_surprise_that_was_not_given_is_missed() -> None:
         read_with_surprise(model, torch.randint(0, 9, (1, 5)), block=0)
 
 
+SHARED = [
+    EpisodicMemory(Every(3), MeanKey(), Recall(2), together=False),
+    EpisodicMemory(Every(3), Address(), Recall(2), sinks=1),
+    EpisodicMemory(
+        Surprise(0.2, span=5, shortest=2, longest=4), Representatives(2), Recall(4, 3, "tokens"), window=3, rotary=100.0
+    ),
+]
+
+
+@pytest.mark.parametrize("memory", SHARED, ids=str)
+@pytest.mark.parametrize("few", [0, 1000])
+def test_grouped_heads_are_repeated_heads(memory: EpisodicMemory, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers, what is found and what attention is received: as if each head of keys were there three times."""
+    monkeypatch.setattr("mnemos.memory.episodic.FEW", few)
+    (q, _, _), (asking, _, _), (address, k, v) = inputs(40, 3 * H), inputs(40, 3 * H), inputs(40)
+    own = {"address": address, "asking": asking} if memory.summary.own else {}
+    more, k_more, v_more = (x.repeat_interleave(3, 2) for x in (address, k, v))
+    out, state = mn.run(memory, q, k, v, own)
+    expected, repeated = mn.run(memory, q, k_more, v_more, own | {"address": more} if own else {})
+    assert_same(out, expected)
+    assert state["keys"].shape[2] == H
+    for name in set(state.entries) - {"keys", "values", "address"}:
+        assert_same(state[name].double(), repeated[name].double(), 1e-10)
+    asked = {"asking": asking[:, :5]} if own else {}
+    assert_same(memory.read(state, q[:, :5], asked), memory.read(repeated, q[:, :5], asked))
+
+
+def test_chunks_of_grouped_heads_are_chunks_of_repeated_heads() -> None:
+    one = mn.zoo.hcam(chunk=4, chosen=2, kv_heads=2).build(24, 6).double()
+    other = mn.zoo.hcam(chunk=4, chosen=2).build(24, 6).double()
+
+    def repeated(weight: Tensor) -> Tensor:
+        return weight.unflatten(0, (2, 4)).repeat_interleave(3, 0).flatten(0, 1)
+
+    with torch.no_grad():
+        other.load_state_dict(
+            one.state_dict()
+            | {
+                "address.weight": repeated(one.address.weight),
+                "detail.weight": torch.cat([repeated(x) for x in one.detail.weight.chunk(2)]),
+            }
+        )
+        x = torch.randn(B, 30, 24, dtype=torch.float64)
+        assert_same(one(x)[0], other(x)[0])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: ChunkRecall(kv_heads=0), r"ChunkRecall\(kv_heads=\) is at least 1; got 0"),
+        (lambda: ChunkRecall(kv_heads=3).build(8, 2), "heads must be a multiple of kv_heads; got 2 and 3"),
+        (lambda: mn.run(EpisodicMemory(), *inputs(3, 3)[:1], *inputs(3)[1:]), "a multiple of k's heads"),
         (lambda: Every(0), r"Every\(size=\) is a number of tokens of at least 1; got 0"),
         (lambda: Surprise(shortest=5, longest=4), r"Surprise\(longest=\) must be at least shortest=5; got 4"),
         (lambda: Surprise(span=0), r"Surprise\(span=\) is a number of tokens of at least 1; got 0"),

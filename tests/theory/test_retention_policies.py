@@ -404,7 +404,7 @@ def test_no_gradient_flows_through_the_choice() -> None:
         (lambda: KeyNorm(8), r"KeyNorm\(budget=\) must hold the 0 sinks and the 32 recent entries"),
         (lambda: KeyDifference(period=0), r"KeyDifference\(period=\) is a number of tokens of at least 1; got 0"),
         (lambda: LeastRecentlyAttended(threshold=-0.1), r"LeastRecentlyAttended\(threshold=\) is a weight"),
-        (lambda: mn.zoo.attendre(policy="fifo"), r'attendre\(policy=\) is "lra" or "lfa"; got \'fifo\''),
+        (lambda: mn.zoo.attendre(policy="mru"), r'attendre\(policy=\) is "lra", "lfa" or "fifo"; got \'mru\''),
         (lambda: LeastFrequentlyAttended(threshold=-0.1), r"LeastFrequentlyAttended\(threshold=\) is a weight"),
     ],
 )

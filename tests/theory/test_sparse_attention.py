@@ -369,6 +369,101 @@ def test_within_a_block_only_its_own_scores_matter() -> None:
     assert_same(ratio, (scores[20:, 5:9] - scores[20:, 6:7]).exp(), 1e-10)
 
 
+def turned(x: Tensor, position: int, base: float = 100.0) -> Tensor:
+    """x (K,) at a position."""
+    angle = position * base ** (-torch.arange(K // 2, dtype=torch.float64) * 2 / K)
+    z = torch.complex(x[: K // 2], x[K // 2 :]) * torch.polar(torch.ones_like(angle), angle)
+    return torch.cat([z.real, z.imag])
+
+
+def stingy(q: Tensor, k: Tensor, v: Tensor, block: int, top: int) -> Tensor:
+    """The last query of one head, (K,), by slots: the query's block stands behind `top` + 1 slots of a block each, or
+    as many as there are blocks. Scored, the last `top` blocks have their own slots, all older ones the first; those
+    chosen take, in the order of time, the slots before the query's block."""
+    period, now = block + 1, len(k) - 1
+    current = now // period
+    slots = min(current, top + 1)
+
+    def score(j: int, slot: int) -> Tensor:
+        asked = turned(q[now], slots * period + now % period)
+        return asked @ turned(k[j], slot * period + j % period) / math.sqrt(K)
+
+    told = {b: float(score(b * period + block, max(slots - (current - b), 0))) for b in range(current)}
+    chosen = sorted(sorted(told, key=lambda b: -told[b])[:top])
+    local = [j for j in range(current * period, now + 1) if j % period != block]
+    slot_of = {b: slots - len(chosen) + i for i, b in enumerate(chosen)}
+    first = [score(j, slots) for j in local] + [score(b * period + block, slot_of[b]) for b in chosen]
+    weights = torch.stack(first).softmax(0)
+    out = sum((p * v[j] for p, j in zip(weights, local, strict=False)), torch.zeros(K, dtype=torch.float64))
+    for p, b in zip(weights[len(local) :], chosen, strict=True):
+        members = range(b * period, b * period + block)
+        within = torch.stack([score(j, slot_of[b]) for j in members]).softmax(0)
+        out = out + p * (within[:, None] * v[b * period : b * period + block]).sum(0)
+    return out
+
+
+@pytest.mark.parametrize(("block", "top"), [(3, 1), (3, 2), (1, 3), (5, 2)])
+def test_stingy_positions_by_their_slots(block: int, top: int) -> None:
+    q, k, v = inputs()
+    out = run(Landmark(block, top, rotary=100.0, positions="stingy"), q, k, v)
+    for t in (block, 2 * block + 1, 17, 27, T - 1):
+        if t != block:  # the first landmark itself has its block to look at
+            expected = [stingy(q[b, : t + 1, h], k[b, : t + 1, h], v[b, : t + 1, h], block, top) for b, h in BOTH]
+            assert_same(torch.stack([out[b, t, h] for b, h in BOTH]), torch.stack(expected))
+
+
+BOTH = list(itertools.product(range(B), range(H)))
+
+
+def test_few_blocks_stand_where_they_are() -> None:
+    q, k, v = inputs(19)  # three blocks of six, and one token
+    plain, near = (Landmark(5, 3, rotary=100.0, positions=p) for p in ("original", "stingy"))
+    assert_same(run(near, q, k, v), run(plain, q, k, v))
+    q, k, v = inputs(30)
+    assert float((run(near, q, k, v) - run(plain, q, k, v)).abs().max()) > 1e-3
+
+
+def test_how_long_ago_a_block_was_does_not_matter_once_it_is_far() -> None:
+    """Blocks nobody asks for may be put in between: no distance grows with the stream."""
+    read = Landmark(3, 2, rotary=100.0, positions="stingy")
+    q, k, v = inputs(24)
+    q[:, -1] = 1.0
+    k[:, 11::4] = 0.0
+    k[:, [3, 7]] = turned(torch.full((K,), 9.0, dtype=torch.float64), 12)  # found from three blocks further on
+    longer = [torch.cat([x[:, :8], torch.zeros_like(x), x[:, 8:]], 1) for x in (q, k, v)]
+    assert_same(run(read, *longer)[:, -1], run(read, q, k, v)[:, -1], 1e-10)
+    original = read.replace(positions="original")
+    assert float((run(original, *longer)[:, -1] - run(original, q, k, v)[:, -1]).abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("many", [0, 1000])
+@pytest.mark.parametrize(
+    "read",
+    [
+        Landmark(5, rotary=100.0),
+        Landmark(2, 3, scale=0.7),
+        Landmark(7, 2, rotary=100.0, positions="stingy"),
+        Landmark(100, 1),
+    ],
+    ids=str,
+)
+def test_the_table_of_blocks_is_the_rule_itself(read: Landmark, many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over several blocks of queries, grouped heads, and going on from a state."""
+    monkeypatch.setattr("mnemos.execute.landmark_blocks.MANY", many)
+    monkeypatch.setattr(
+        "mnemos.execute.landmark_blocks.QueryBlocks.run", lambda *_: pytest.fail("rows without gaps need no other plan")
+    )
+    memory, (_, k, v) = mn.KVMemory(read=read), inputs(150)
+    q = torch.randn(B, 150, 2 * H, K, dtype=torch.float64)
+    whole, _ = mn.run(memory, q, k, v, plan="landmark blocks")
+    first, state = mn.run(memory, q[:, :67], k[:, :67], v[:, :67], plan="landmark blocks")
+    rest, _ = mn.run(memory, q[:, 67:], k[:, 67:], v[:, 67:], state=state, plan="landmark blocks")
+    monkeypatch.undo()
+    expected, _ = mn.run(memory, q, k, v, plan="query blocks")
+    assert_same(whole, expected)
+    assert_same(torch.cat([first, rest], 1), expected)
+
+
 def test_landmarks_find_what_they_were_told_of() -> None:
     """A value eight times further back than a window of the same size, behind the right landmark."""
     read = Landmark(7, top=1, scale=20.0)
@@ -469,6 +564,17 @@ def test_the_preference_of_a_layer_is_the_formula() -> None:
         ),
         (Landmark, {"block": 0}, "Landmark(block=) is a number of tokens of at least 1; got 0."),
         (Landmark, {"top": 0}, "Landmark(top=) is a number of blocks of at least 1, or None for all; got 0."),
+        (
+            Landmark,
+            {"positions": "stingy", "rotary": 100.0},
+            'Landmark(positions="stingy") gives positions to the blocks that are chosen: it needs rotary= and top=; '
+            "got rotary=100.0, top=None.",
+        ),
+        (
+            Landmark,
+            {"positions": "near"},
+            'Landmark(positions=) is "kept", "original" or "stingy"; got \'near\'.',
+        ),
         (Landmark, {"scale": -1.0}, "Landmark(scale=) must be positive; got -1.0."),
         (DynamicMask, {"keep": 0}, "DynamicMask(keep=) is a number of entries of at least 1, or None for all; got 0."),
     ],

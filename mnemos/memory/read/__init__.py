@@ -3,6 +3,7 @@
 from mnemos.memory.read.adaptive_filter import AdaptiveFilter
 from mnemos.memory.read.base import Read
 from mnemos.memory.read.circle_intersection import CircleIntersection, attention_scale, circle_intersection
+from mnemos.memory.read.delayed import Delayed
 from mnemos.memory.read.dense_associative import DenseAssociative
 from mnemos.memory.read.dynamic_mask import DynamicMask
 from mnemos.memory.read.hopfield import Hopfield, metastable_size
@@ -17,6 +18,7 @@ from mnemos.memory.read.softmax_one import SoftmaxOne
 __all__ = [
     "AdaptiveFilter",
     "CircleIntersection",
+    "Delayed",
     "DenseAssociative",
     "DynamicMask",
     "Hopfield",

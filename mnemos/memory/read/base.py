@@ -38,7 +38,8 @@ class Read(Declaration):
     """Base of rotary positions; None for no positions. Queries and keys arrive turned."""
 
     positions: Literal["kept", "original"] = "kept"
-    """Whether rotary positions count the kept entries, or all tokens there were."""
+    """Whether rotary positions count the kept entries, or all tokens there were. A rule may have further ways, which
+    start from the latter."""
 
     mask: Mask | None = None
     """Which of the kept entries a query looks at, by their positions; None for all."""
@@ -107,3 +108,15 @@ def masked_softmax(scores: Tensor, seen: Tensor) -> Tensor:
     """The softmax over the entries that are seen; all zero where none is, its gradient too."""
     none = ~seen.any(-1, keepdim=True)
     return torch.softmax(scores.masked_fill(~(seen | none), -torch.inf), -1).masked_fill(none, 0)
+
+
+def highest(scores: Tensor, open_to: Tensor, lag: Tensor, number: int) -> Tensor:
+    """Which of the entries that a query is `open_to` have its `number` highest scores, (B, H, n, N) bool; of equal
+    ones (to six decimals: the keys of equal tokens differ by rounding alone, which must not decide) the newest. No
+    gradient flows through the choice."""
+    ranked = scores.detach().round(decimals=6).masked_fill(~open_to, -torch.inf)
+    newest_first = lag[..., :1, :].argsort(-1).expand_as(scores)
+    best = ranked.gather(-1, newest_first).sort(dim=-1, descending=True, stable=True).indices[..., :number]
+    best = newest_first.gather(-1, best)
+    chosen = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, best, torch.ones_like(best, dtype=torch.bool))
+    return chosen & open_to

@@ -30,14 +30,16 @@ class Softmax(Read):
         check_scores(self)
 
 
-def check_scores(read: Read) -> None:
-    """Raises for options of scores and positions that cannot be."""
+def check_scores(read: Read, *further: str) -> None:
+    """Raises for options of scores and positions that cannot be. further: names for `positions` beside the common."""
     name = type(read).__name__
     expect(read.scale is None or read.scale > 0, f"{name}(scale=) must be positive; got {read.scale}.")
     expect(read.rotary is None or read.rotary > 1, f"{name}(rotary=) is a base above 1; got {read.rotary}.")
+    known = ("kept", "original", *further)
+    named = ", ".join(f'"{position}"' for position in known[:-1])
     expect(
-        read.positions in ("kept", "original"),
-        f'{name}(positions=) is "kept" or "original"; got {read.positions!r}.',
+        read.positions in known,
+        f'{name}(positions=) is {named} or "{known[-1]}"; got {read.positions!r}.',
     )
     if read.mask is not None:
         expect_kind(read.mask, Mask, "mask", "PowersOfTwo(block=64)")

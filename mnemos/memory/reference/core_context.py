@@ -30,25 +30,26 @@ def pool(
 ) -> tuple[Tensor, State]:
     """Row by row, head by head, token by token."""
     batch, time, heads, _ = q.shape
+    group = heads // k.shape[2]
     recent, cores = state.child("recent"), state.child("cores")
     rows: list[list[Kept]] = []
     ends, outputs = [], []
     for b in range(batch):
         count, number = int(recent["count"][b]), time if lengths is None else int(lengths[b])
-        rows.append([Kept(_entries(recent, b, h), _entries(cores, b, h)) for h in range(heads)])
+        rows.append([Kept(_entries(recent, b, h), _entries(cores, b, h)) for h in range(k.shape[2])])
         ends.append(count + number)
-        columns = []
+        answers: list[list[Tensor]] = [[] for _ in range(heads)]
         for h, kept in enumerate(rows[b]):
-            answers = []
             for t in range(number):
                 kept.recent[count + t] = (k[b, t, h], v[b, t, h])
                 if (count + t + 1) % memory.group == 0:
                     kept.cores[count + t] = _core(memory, kept.recent, controls["query"][b, t, h], count + t)
-                answers.append(_answer(memory, kept, q[b, t, h], count + t))
-            columns.append(torch.stack([*answers, *[v.new_zeros(v.shape[3])] * (time - number)]))
-        outputs.append(torch.stack(columns, 1))
+                for head in range(h * group, (h + 1) * group):
+                    answers[head].append(_answer(memory, kept, q[b, t, head], count + t))
+        missing = [v.new_zeros(v.shape[3])] * (time - number)
+        outputs.append(torch.stack([torch.stack([*of_head, *missing]) for of_head in answers], 1))
     if not outputs:
-        return torch.zeros_like(v), state
+        return v.new_zeros(0, time, heads, v.shape[3]), state
     size = memory.window + memory.group
     last = [
         [{p: x for p, x in kept.recent.items() if p >= end - size} for kept in row]

@@ -4,6 +4,7 @@ from mnemos.memory import read
 from mnemos.memory.reference.reads.adaptive_filter import adaptive_filter
 from mnemos.memory.reference.reads.base import Reads
 from mnemos.memory.reference.reads.circle_intersection import circle_intersection
+from mnemos.memory.reference.reads.delayed import delayed
 from mnemos.memory.reference.reads.dense_associative import dense_associative
 from mnemos.memory.reference.reads.dynamic_mask import dynamic_mask
 from mnemos.memory.reference.reads.hopfield import hopfield
@@ -18,6 +19,7 @@ from mnemos.memory.reference.reads.softmax_one import softmax_one
 READS: dict[type, Reads] = {
     read.AdaptiveFilter: adaptive_filter,
     read.CircleIntersection: circle_intersection,
+    read.Delayed: delayed,
     read.DenseAssociative: dense_associative,
     read.DynamicMask: dynamic_mask,
     read.Hopfield: hopfield,
