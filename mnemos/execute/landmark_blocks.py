@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mnemos.execute.attention import all_appended
+from mnemos.execute.base import declines_unless_kind
 from mnemos.execute.query_blocks import QueryBlocks
 from mnemos.execute.recompute import recomputed, recomputing
 from mnemos.execute.request import Request
@@ -33,8 +34,10 @@ class LandmarkBlocks:
     summary = "blocks of queries against landmarks and the table of blocks, or against the blocks chosen alone; exact"
 
     def declines(self, memory: Any, request: Request) -> str | None:
-        if not isinstance(memory, KVMemory) or not isinstance(memory.read_rule, Landmark):
-            return "it reads by landmarks (Landmark)"
+        if (other := declines_unless_kind(memory, KVMemory)) is not None:
+            return other
+        if not isinstance(memory.read_rule, Landmark):
+            return "the memory does not read by landmarks"
         if not isinstance(memory.retain, Everything):
             return "the memory does not keep everything, and blocks may have gaps"
         return None if memory.read_rule.mask is None else "a mask may hide tokens of a block"
