@@ -37,7 +37,7 @@ from mnemos.train import Optimiser
 from mnemos.train.files import replace_text
 from mnemos.train.run import environment
 
-LENGTH, FACTORS, WIDTH, DEPTH, HEADS, CONV, BLOCK = 64, (1, 2, 4, 8, 16), 64, 2, 2, 4, 16
+LENGTH, FACTORS, WIDTH, DEPTH, HEADS, CONV, BLOCK = 64, (1, 2, 4, 8, 16), 64, 2, 2, 4, 7
 TASK = make("mqar:pairs=6,tokens=32,nearness=1,filler=blank", length=LENGTH)
 EVERYTHING = LayerSpec(mn.KVMemory(), conv=CONV)
 
@@ -120,7 +120,7 @@ def trials(seed: int, steps: int, rate: float) -> dict[str, Trial]:
         ),
         "landmarks": Trial(landmarks(None), asked_as=(landmarks(4),), optimiser=optimiser, **with_landmarks, **shared),
         "hcam": Trial(
-            model(EVERYTHING.replace(memory=mn.KVMemory(retain=mn.Window(BLOCK))), ChunkRecall(BLOCK, 4, None)),
+            model(EVERYTHING.replace(memory=mn.KVMemory(retain=mn.Window(16))), ChunkRecall(6, 4, None)),
             optimiser=optimiser, **plain, **shared,
         ),
     }  # fmt: skip
