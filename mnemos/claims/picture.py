@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,8 @@ def draw(claim: Claim, report: Report, path: Path) -> Path:
             _panel(axes, panel, colours)
         handles = [Line2D([], [], color=colours[name], marker="o", markersize=4, label=name) for name in names]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), frameon=False)
-        figure.suptitle(f"{claim.title}: {report.findings.verdict}", x=0.01, ha="left", fontsize=11, fontweight="bold")
+        title = textwrap.fill(f"{claim.title}: {report.findings.verdict}", 58 * len(panels))
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
         figure.savefig(path, dpi=130)
     return path
 

@@ -23,8 +23,9 @@ WIDTH, HEADS, TOKENS, DEPTH = 64, 4, 64, 12
     "the distance from the nearest matrix with equal rows, over the norm, in the Frobenius norm where the paper "
     "takes a product of the 1- and infinity-norms; alone, with skip connections, and alternating with feed-forward "
     "layers. Causal, so that the first tokens see little; the distance is of the last half of the tokens.",
-    refuted_if="after 12 layers pure attention is no nearer to rank one than with skip connections by a factor of a "
-    "thousand, or its logarithm does not fall at least as steeply as with feed-forward layers.",
+    refuted_if="after 12 layers pure attention is not nearer to rank one than with skip connections by a factor of a "
+    "hundred, or than with feed-forward layers at all; or its logarithm does not fall more steeply in the last four "
+    "layers than in the first four, as a double exponential does.",
     shrinks="Untrained layers only; the paper also measures trained models.",
     minutes=0.5,
 )

@@ -107,6 +107,8 @@ def _by_fact(axes: Axes, compared: Compared, task: str, fact: str) -> None:
     if wide:
         axes.set_xscale("symlog", base=2, linthresh=8)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    else:
+        axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel(fact)
     _frame(axes, compared, task)
 
@@ -127,7 +129,8 @@ def _cost(axes: Axes, compared: Compared, task: str) -> None:
         axes.scatter(
             [curve.tokens_per_second], [curve.scores[0].mean], s=area, color=_colour(compared, system), alpha=0.7
         )
-    axes.set_xscale("log")
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_xlabel("tokens a second in training (area: bytes of state)")
     _frame(axes, compared, task)
 
