@@ -4,8 +4,8 @@
     python benchmarks/recall_by_length.py --seeds 2 --steps 300
 
 Associative recall (`mqar`): pairs at the beginning, blanks, and questions spread evenly over the whole sequence. Small
-models (two layers, no positions, a convolution of four tokens before each memory) learn it at 64 tokens and are asked at
-64 to 1,024. What they read: a window of 64 (the truncated context), Landmark attention 4 blocks of 7 that its landmarks
+models (two layers, no positions, a convolution of four tokens before each memory) learn it at 64 tokens and are asked
+at 64 to 1,024. What they read: a window of 64 (the truncated context), Landmark attention 4 blocks of 7 that its
 point at and its own, HCAM a window of 16 and 4 chunks of 16, EM-LLM a window of 32 and 32 retrieved tokens, with the
 weights of the model that attends to everything. That model itself is the upper end. HCAM learns more slowly and is
 trained three times as long.
