@@ -155,6 +155,7 @@ def test_writing_ends_at_a_stop_at_the_documents_end_and_at_its_length() -> None
     assert one.continuations(prompts, length=50) == ["yes\nno", "täglich; immer", "ja"]
     assert one.continuations(prompts, length=50, stops=["\n", "glich", "ch;"]) == ["yes", "tä", "ja"]
     assert one.continuations(prompts, length=50, stops=["no", "s\nn", "imm"]) == ["ye", "täglich; ", "ja"]
+    assert one.continuations(prompts, length=50, stops=["n", "s\nn"]) == ["ye", "täglich; immer", "ja"]
     assert one.continuations(prompts, length=2) == ["ye", "t\ufffd", "ja"]
     assert one.continuations(prompts, length=0) == ["", "", ""]
 
