@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "train a language model on a text, or go on with an interrupted run",
     "generate": "let a trained model continue a text, and keep what its memory holds",
     "evaluate": "measure a trained model: bits per byte, beyond the training length, along a long stream",
+    "harness": "score a trained model by lm-evaluation-harness, on its tasks or your own",
     "compare": "train systems on tasks at equal size, and show what each remembers",
     "tasks": "list the tasks that memories are compared on",
     "claims": "check what papers say, and read what was found",

@@ -17,6 +17,9 @@ from mnemos.evaluate.compared_text import as_csv, markdown
 from mnemos.tasks import make
 from mnemos.train.files import replace_text
 
+ANSWERS_WITHIN = "10s"
+"""How long a scheduler may take to answer."""
+
 
 def command(
     systems: Annotated[tuple[str, ...], tyro.conf.Positional],
@@ -41,12 +44,15 @@ def command(
 
       mnemos compare mamba2 transformer --no-equal-state --tasks copy parity --steps 3000 --out runs/other
 
+      mnemos compare gated_deltanet mamba2 --cluster tcp://host:8786
+
     Args:
         systems: Names from `mnemos zoo`, the first being the measure of size.
         tasks: Names from `mnemos tasks`, each with its knobs after a colon, as in mqar:pairs=16,length=256.
         out: Folder of the comparison: its trials, table.md, table.csv, results.json and a picture a task.
         workers: Processes of one thread each; 0 for one a core.
-        cluster: Address of a Dask scheduler, such as tcp://host:8786, whose workers run the trials instead.
+        cluster: Address of a Dask scheduler, such as tcp://host:8786, whose workers run the trials instead. They need
+            mnemos in this version, and one thread each: `dask worker tcp://host:8786 --nthreads 1 --nworkers 8`.
     """
     if not systems:
         raise InvalidValue("name at least one system of `mnemos zoo`.")
@@ -81,8 +87,18 @@ def _executor(cluster: str | None) -> Iterator[Executor | None]:
     except ImportError as error:
         raise RunError('--cluster needs Dask: pip install "mnemos[cluster]".') from error
     try:
-        client = Client(cluster, timeout="10s")
+        client = Client(cluster, timeout=ANSWERS_WITHIN)
     except (OSError, ValueError) as error:
-        raise RunError(f"--cluster {cluster}: no Dask scheduler answers there ({error}).") from error
+        why = f" ({error})" if str(error) else ""
+        raise RunError(
+            f"--cluster {cluster}: no Dask scheduler answers there{why}. Start one with `dask scheduler`, and give the "
+            "address that it prints, such as tcp://host:8786."
+        ) from error
     with client:
-        yield client.get_executor()
+        if not client.scheduler_info()["workers"]:
+            print(
+                f"mnemos compare: {cluster} has no workers yet; trials wait for the first. Start some with "
+                f"`dask worker {cluster} --nthreads 1 --nworkers 8`.",
+                file=sys.stderr,
+            )
+        yield client.get_executor(pure=False)

@@ -20,9 +20,9 @@ from mnemos.evaluate import (
     streaming,
 )
 from mnemos.evaluate.pictures import size
-from mnemos.train import TrainConfig, find_checkpoint, open_corpus
+from mnemos.train import find_checkpoint, open_corpus
 from mnemos.train.files import replace_text
-from mnemos.train.run import read_config
+from mnemos.train.run import config_of
 
 
 def command(
@@ -81,18 +81,6 @@ def command(
         text = json.dumps({name: json.loads(result.to_json()) for name, result in measured.items()}, indent=2)
         replace_text(json_file, text + "\n")
         print(f"written to {json_file}")
-
-
-def config_of(checkpoint: Path) -> TrainConfig:
-    """The configuration of the run that a checkpoint's folder lies in; raises RunError if it lies alone."""
-    run = checkpoint.parent.parent
-    config = read_config(run)
-    if config is None:
-        raise RunError(
-            f"the checkpoint {checkpoint} lies outside its run: there is no {run / 'config.json'}, which says what "
-            "it was trained on and at what length. Put it back, or give the run's folder."
-        )
-    return config
 
 
 def lines(held_out: BitsPerByte, by_position: LossByPosition, streamed: Streaming) -> list[str]:

@@ -10,9 +10,10 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 
@@ -37,20 +38,35 @@ def run_trials(
 
     workers: processes on this machine, of one thread each; 0 for one a core. executor: run them there instead: anything
     that speaks concurrent.futures, such as `dask.distributed.Client(...).get_executor()`, mpi4py's MPIPoolExecutor or
-    one of Ray or Parsl; only this process writes into the folder. progress: show a bar on the standard error.
+    one of Ray or Parsl; only this process writes into the folder. Its workers need mnemos, in this version; trials of
+    one process wait for each other. progress: show a bar on the standard error.
 
-    Raises RunError for a folder that holds trials of another version, or that cannot be written to.
+    Raises RunError for a folder that holds trials of another version, or that cannot be written to; and for a trial
+    that fails, once all others are done and kept.
     """
     expect(workers >= 0, f"workers= is a number of processes, or 0 for one a core; got {workers}.")
     wanted = {trial.key: trial for trial in trials}
     store = open_store(folder)
     found = {key: read for key, trial in wanted.items() if (read := _read(store, trial)) is not None}
     missing = [trial for key, trial in wanted.items() if key not in found]
+    failed: list[tuple[Trial, Exception]] = []
     with _bar(len(wanted), len(found), str(folder), progress) as advance:
         for trial, outcome in _run(missing, workers, executor):
+            if isinstance(outcome, Exception):
+                if progress and not failed:
+                    print(f"{folder}: {_failure(trial, outcome)} The others go on.", file=sys.stderr)
+                failed.append((trial, outcome))
+                continue
             _write(store, trial, outcome)
             found[trial.key] = outcome
             advance()
+    if failed:
+        trial, error = failed[0]
+        more = f" {len(failed) - 1} more failed." if len(failed) > 1 else ""
+        raise RunError(
+            f"{_failure(trial, error)}{more} {len(found)} of {len(wanted)} trials are done and kept in {folder}: mend "
+            "the cause, and the same call runs only the others."
+        ) from error
     return {key: found[key] for key in wanted}
 
 
@@ -85,13 +101,20 @@ def open_store(folder: Path) -> Path:
     return store
 
 
-def _run(trials: list[Trial], workers: int, executor: Executor | None) -> Iterator[tuple[Trial, Outcome]]:
-    """In the order in which they are done."""
+Finished = Iterator[tuple[Trial, Outcome | Exception]]
+"""Trials in the order in which they end, and what each measured or why it failed."""
+
+
+def _run(trials: list[Trial], workers: int, executor: Executor | None) -> Finished:
     if executor is not None:
         yield from _over(executor, trials)
     elif workers == 1 or len(trials) < 2:
         for trial in trials:
-            yield trial, run_trial(trial)
+            try:
+                outcome = run_trial(trial)
+            except Exception as error:
+                outcome = error
+            yield trial, outcome
     else:
         fresh = multiprocessing.get_context("spawn")
         number = min(workers or os.cpu_count() or 1, len(trials))
@@ -99,14 +122,29 @@ def _run(trials: list[Trial], workers: int, executor: Executor | None) -> Iterat
             yield from _over(pool, trials)
 
 
-def _over(executor: Executor, trials: list[Trial]) -> Iterator[tuple[Trial, Outcome]]:
+def _over(executor: Executor, trials: list[Trial]) -> Finished:
     running: dict[Future[Outcome], Trial] = {executor.submit(run_trial, trial): trial for trial in trials}
     try:
         for done in as_completed(running):
-            yield running[done], done.result()
+            try:
+                outcome = done.result()
+            except Exception as error:
+                outcome = error
+            yield running[done], outcome
     finally:
         for future in running:
             future.cancel()
+
+
+def _failure(trial: Trial, error: Exception) -> str:
+    """Which trial failed and why, as a sentence."""
+    model = shorten(str(mn.from_json(trial.model)), 160, placeholder=" ...")
+    tasks = ", ".join(str(mn.from_json(text)) for text in trial.learn)
+    which = f"the trial of {model} on {tasks}, rate {trial.optimiser.rate:g}, seed {trial.seed},"
+    if isinstance(error, BrokenExecutor):
+        return f"{which} was under way or waiting when a process of the sweep ended abruptly, often for want of memory."
+    why = f"{type(error).__name__}: {error}".strip().removesuffix(".")
+    return f"{which} failed with {why}."
 
 
 def _read(store: Path, trial: Trial) -> Outcome | None:

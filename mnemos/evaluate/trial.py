@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from mnemos.train.loop import make_optimizer
 LEARNING, CHOOSING, ASKING = 0, 1, 2
 """Three streams of examples of every task, apart by their seeds: to learn from, to choose a learning rate by, to be
 judged by."""
+ALONE = threading.Lock()
+"""Held while a trial runs."""
 EACH = 8
 """Smaller values of a fact have a part of the curve each."""
 
@@ -119,13 +122,15 @@ def model_for(task: Task, spec: mn.ModelSpec) -> nn.Module:
 def run_trial(trial: Trial) -> Outcome:
     """Learn, and be asked. Runs on the CPU, or on the CUDA device if there is one.
 
+    Torch's generator belongs to the whole process, so trials in threads of one process wait for each other.
+
     Raises InvalidValue for tasks that no model can have together, before anything is computed.
     """
     entries()  # a process of its own knows no kind of task before
     learn, ask = ([mn.from_json(text) for text in texts] for texts in (trial.learn, trial.ask))
     _refuse_mixed([*learn, *ask])
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with torch.random.fork_rng():
+    with ALONE, torch.random.fork_rng():
         torch.manual_seed(trial.seed)
         model = model_for(learn[0], mn.from_json(trial.model)).to(device)
         asked = _others(model, [model_for(learn[0], mn.from_json(text)) for text in trial.asked_as])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar
@@ -57,6 +58,19 @@ def entries() -> dict[str, Entry]:
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"mnemos.tasks.{module.name}")
     return dict(sorted(_entries.items()))
+
+
+def table() -> str:
+    """All tasks as a Markdown table: what is asked, the knobs with their values unless given, what a guess scores with
+    these, and where it comes from."""
+    rows = ["| task | what is asked | knobs | a guess has | source |", "| --- | --- | --- | --- | --- |"]
+    for found in entries().values():
+        made = found.make()
+        knobs = ", ".join(f"`{name}={value}`" for name, value in found.knobs.items())
+        source = re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", found.source)
+        cells = (f"`{found.name}`", found.summary, knobs, f"{made.chance:.3g} {made.measure}", source)
+        rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join(rows) + "\n"
 
 
 def entry(name: str) -> Entry:

@@ -35,6 +35,18 @@ def read_config(run: Path) -> TrainConfig | None:
     return TrainConfig.from_json(path.read_text(encoding="utf-8"), str(path))
 
 
+def config_of(checkpoint: Path) -> TrainConfig:
+    """The configuration of the run that a checkpoint's folder lies in; raises RunError if it lies alone."""
+    run = checkpoint.parent.parent
+    config = read_config(run)
+    if config is None:
+        raise RunError(
+            f"the checkpoint {checkpoint} lies outside its run: there is no {run / 'config.json'}, which says what "
+            "it was trained on and at what length. Put it back, or give the run's folder."
+        )
+    return config
+
+
 def refuse_other_run(config: TrainConfig) -> None:
     """Raises RunError if the configured folder holds another run, or anything else but a run."""
     run = config.out

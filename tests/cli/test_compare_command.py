@@ -41,3 +41,14 @@ def test_tasks_lists_every_task(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tasks"]) == 0
     printed = capsys.readouterr().out
     assert all(f"{name}\n" in printed for name in entries())
+
+
+def test_tasks_as_markdown_is_the_table_of_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tasks", "--markdown"]) == 0
+    printed = capsys.readouterr().out
+    rows = {line.split("`")[1]: line for line in printed.splitlines() if line.startswith("| `")}
+    assert list(rows) == list(entries())
+    for name, line in rows.items():
+        made = entries()[name].make()
+        assert f"| {made.chance:.3g} {made.measure} |" in line and entries()[name].summary in line
+    assert "[arXiv 1511.06464](https://arxiv.org/abs/1511.06464)" in rows["adding"]

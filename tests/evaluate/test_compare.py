@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -128,6 +128,40 @@ def test_an_executor_of_ones_own_runs_the_trials(tmp_path: Path, runs: list[str]
     with ThreadPoolExecutor(1) as executor:
         found = run_trials(trials, tmp_path / "s", executor=executor, progress=False)
     assert sorted(runs) == sorted(found) and len(runs) == 3
+
+
+def test_a_trial_that_fails_is_named_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trials, real = [trial(seed=s) for s in range(4)], sweep.run_trial
+
+    def failing(one: Trial) -> Outcome:
+        if one.seed in (1, 2):
+            raise MemoryError("no room")
+        return real(one)
+
+    monkeypatch.setattr(sweep, "run_trial", failing)
+    message = (
+        r"on MultiQueryRecall\(length=12, pairs=2, tokens=8\), rate 0\.003, seed 1, failed with MemoryError: no room\. "
+        r"1 more failed\. 2 of 4 trials are done and kept in .*s: mend the cause, and the same call runs only"
+    )
+    with pytest.raises(RunError, match=message) as caught:
+        run_trials(trials, tmp_path / "s")
+    assert isinstance(caught.value.__cause__, MemoryError) and len(str(caught.value)) < 600
+    assert capsys.readouterr().err.count("no room. The others go on.") == 1
+    monkeypatch.setattr(sweep, "run_trial", real)
+    assert list(run_trials(trials, tmp_path / "s", progress=False)) == [one.key for one in trials]
+
+
+def test_a_process_that_dies_is_said(tmp_path: Path) -> None:
+    class Dying(ThreadPoolExecutor):
+        def submit(self, *_: object) -> Future[Outcome]:  # pyright: ignore[reportIncompatibleMethodOverride]
+            future: Future[Outcome] = Future()
+            future.set_exception(BrokenExecutor("terminated abruptly"))
+            return future
+
+    with pytest.raises(RunError, match=r"a process of the sweep ended abruptly, often for want of memory\. 0 of 1"):
+        run_trials([trial()], tmp_path / "s", executor=Dying(1), progress=False)
 
 
 @pytest.mark.long
