@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
 
 import mnemos as mn
 from mnemos.claims.base import Bench, Findings, Line, Panel, Statement, best_rate, claim, difference, over_seeds
+from mnemos.errors import RunError
 from mnemos.evaluate.trial import Trial
 from mnemos.models import hybrid
 from mnemos.tasks import make
@@ -107,31 +111,39 @@ def recalls(bench: Bench) -> dict[str, list[float]]:
 
 def losses(bench: Bench) -> dict[str, list[float]]:
     """Bits per held-out byte, of every seed."""
-    found: dict[str, list[float]] = {}
-    for name in bench.pick(READING):
-        found[name] = []
-        for seed in range(bench.seeds):
-            folder = bench.folder / "text" / f"{name.replace(' ', '_')}-{seed}"
-            folder.mkdir(parents=True, exist_ok=True)
-            spec = hybrid(LINEAR, FULL, RATIOS[name], DEPTH, width=32, heads=2)
-            (folder / "model.json").write_text(spec.to_json(), encoding="utf-8")
-            run = train(
-                TrainConfig(
-                    system=str(folder / "model.json"),
-                    data="stdlib",
-                    out=folder / "run",
-                    steps=bench.size(300, 10000, shortest=2),
-                    length=128,
-                    batch=8,
-                    optimiser=Optimiser(rate=RATES[0], weight_decay=0.01),
-                    seed=seed,
-                    threads=1,
-                    evaluate_every=10**6,
-                    evaluate_tokens=bench.size(65536, 2**20, shortest=512),
-                    checkpoint_every=10**6,
-                ),
-                progress=False,
-            )
-            assert run.bits_per_byte is not None
-            found[name].append(run.bits_per_byte)
+    runs = [_run(bench, name, seed) for name in bench.pick(READING) for seed in range(bench.seeds)]
+    if bench.workers == 1:
+        found = [bits_per_byte(config) for config in runs]
+    else:
+        fresh = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(bench.workers or os.cpu_count() or 1, len(runs)), mp_context=fresh) as pool:
+            found = list(pool.map(bits_per_byte, runs))
+    return {name: found[i * bench.seeds : (i + 1) * bench.seeds] for i, name in enumerate(bench.pick(READING))}
+
+
+def bits_per_byte(config: TrainConfig) -> float:
+    """Of a run, trained now unless it is finished."""
+    found = train(config, progress=False).bits_per_byte
+    if found is None:
+        raise RunError(f"the run in {config.out} was stopped; the same command goes on with it.")
     return found
+
+
+def _run(bench: Bench, name: str, seed: int) -> TrainConfig:
+    folder = bench.folder / "text" / f"{name.replace(' ', '_')}-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    declared = folder / "model.json"
+    declared.write_text(hybrid(LINEAR, FULL, RATIOS[name], DEPTH, width=32, heads=2).to_json(), encoding="utf-8")
+    return TrainConfig(
+        system=str(declared),
+        data="stdlib",
+        out=folder / "run",
+        steps=bench.size(500, 10000, shortest=2),
+        length=128,
+        batch=8,
+        optimiser=Optimiser(rate=RATES[0], weight_decay=0.01),
+        seed=seed,
+        threads=1,
+        evaluate_every=10**6,
+        evaluate_tokens=bench.size(65536, 2**20, shortest=512),
+    )
