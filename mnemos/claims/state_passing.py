@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import torch
-
 from mnemos.claims.base import Bench, Findings, Line, Panel, Statement, claim, difference, over_seeds
+from mnemos.claims.processes import over_processes
 from mnemos.evaluate.loss_by_position import LossByPosition, loss_by_position
 from mnemos.train import TrainConfig, load_model, make_tokenizer, open_corpus, train
 
@@ -40,12 +36,7 @@ def state_passing(bench: Bench) -> Findings:
     cases = [(system, way, seed) for system in SYSTEMS for way in WAYS for seed in range(bench.seeds)]
     sizes = (bench.size(600, 6000, 2), bench.size(16, 64, 2) * LENGTH, bench.size(65536, 1 << 20, 256))
     calls = [(bench.folder / "-".join(map(str, case)), *case, *sizes) for case in cases]
-    if bench.workers == 1:
-        found = dict(zip(cases, map(by_position, calls), strict=True))
-    else:
-        fresh, number = multiprocessing.get_context("spawn"), min(bench.workers or os.cpu_count() or 1, len(cases))
-        with ProcessPoolExecutor(number, mp_context=fresh, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            found = dict(zip(cases, pool.map(by_position, calls), strict=True))
+    found = dict(zip(cases, over_processes(bench, by_position, calls), strict=True))
 
     def each(system: str, way: str) -> list[LossByPosition]:
         return [found[system, way, seed] for seed in range(bench.seeds)]
