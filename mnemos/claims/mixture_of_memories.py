@@ -101,7 +101,7 @@ def mixture_of_memories(bench: Bench) -> Findings:
     )
 
 
-def model(layer: mn.LayerSpec, vocabulary: int) -> mn.ModelSpec:
+def model(layer: LayerDeclaration, vocabulary: int) -> mn.ModelSpec:
     """Blocks of this layer."""
     return mn.ModelSpec((layer,), width=WIDTH, depth=DEPTH, heads=HEADS, vocabulary=vocabulary)
 

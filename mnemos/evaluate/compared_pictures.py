@@ -108,7 +108,9 @@ def _by_fact(axes: Axes, compared: Compared, task: str, fact: str) -> None:
         axes.set_xscale("symlog", base=2, linthresh=8)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     else:
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        from matplotlib.ticker import MaxNLocator
+
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(fact)
     _frame(axes, compared, task)
 
