@@ -8,6 +8,7 @@ import mnemos as mn
 from mnemos.claims.base import Bench, Findings, Line, Panel, Statement, best_rate, claim, difference, over_seeds
 from mnemos.evaluate.sizing import parameters, with_parameters
 from mnemos.evaluate.trial import Trial
+from mnemos.layers import LayerDeclaration
 from mnemos.tasks import make
 from mnemos.tasks.rebinding import Rebinding
 from mnemos.train import Optimiser
