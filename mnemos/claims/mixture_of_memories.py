@@ -36,7 +36,7 @@ MIXED, PLAIN, WIDE = "mixture of memories", "one memory", "one memory, as many o
     "many operations.",
     shrinks="Two layers of 32 channels and 64 tokens where the paper trains 340M and 1.3B parameters on text. In so "
     "narrow a model most operations of MoM are projections to the keys and values of its memories.",
-    minutes=6,
+    minutes=7,
 )
 def mixture_of_memories(bench: Bench) -> Findings:
     tasks = [make(f"rebinding:length=64,keys={keys},tokens=64") for keys in KEYS]
@@ -57,7 +57,7 @@ def mixture_of_memories(bench: Bench) -> Findings:
                 model=spec.to_json(),
                 learn=tuple(task.to_json() for task in tasks),
                 ask=tuple(task.to_json() for task in reversed(tasks)),
-                steps=bench.size(700, 10000),
+                steps=bench.size(1000, 10000),
                 batch=32,
                 optimiser=Optimiser(rate=rate, weight_decay=0.01),
                 seed=seed,
