@@ -11,7 +11,7 @@ from mnemos.train import Optimiser
 
 FACTORS = (1, 16, 2, 4, 8)
 """Of the training length; the first is learned, the second judged."""
-RATES = (1e-2,)
+RATES = (4e-3,)
 MAC, WINDOW = "Titans, memory as a context", "sliding window"
 
 
@@ -22,18 +22,18 @@ MAC, WINDOW = "Titans, memory as a context", "sliding window"
     sentence="Titans with memory as a context keeps finding the needle as the text grows to many times the length it "
     "was trained for (98.4 % of pass keys at 16,000 tokens, 4,000 being the context of training), where models that "
     "keep as much without a deep memory that learns lose it.",
-    setting="Two pairs among 16 tokens, then blanks, in which each key comes once more at a place drawn evenly: "
-    "learned in sequences of 64, asked in sequences of up to 1,024. Two layers of 32 channels and two heads, "
-    "segments of 16; beside it a sliding window, without sinks, of equally many bytes of state and parameters; 400 "
-    "steps each.",
+    setting="One pair of a key and a value among 16 tokens, then blanks, in which the key comes once more at a place "
+    "drawn evenly: learned in sequences of 64, asked in sequences of up to 1,024. Two layers of 32 channels and two "
+    "heads, segments of 16, memories of two layers; beside it a sliding window, without sinks, of equally many bytes "
+    "of state and parameters, which therefore sees all of the training length; 300 steps each.",
     refuted_if="at 16 times the training length Titans recalls no more than the window, or loses more than half of "
     "what it recalls at the training length beyond guessing.",
-    shrinks="The haystack is blank, the needle two tokens, and the memory a matrix; the paper's has two layers or "
-    "more.",
-    minutes=6,
+    shrinks="The haystack is blank and the needle two tokens; the paper's is running text, its models have 170 "
+    "million parameters and more.",
+    minutes=5,
 )
 def titans_needle(bench: Bench) -> Findings:
-    task = make("mqar:length=64,pairs=2,tokens=16,filler=blank,nearness=1")
+    task = make("mqar:length=64,pairs=1,tokens=16,filler=blank,nearness=1")
     factors = bench.pick(FACTORS)
     outcomes = bench.trials(
         {
@@ -41,7 +41,7 @@ def titans_needle(bench: Bench) -> Findings:
                 model=spec.to_json(),
                 learn=(task.to_json(),),
                 ask=tuple(task.at_length(task.length * factor).to_json() for factor in factors),
-                steps=bench.size(400, 4000),
+                steps=bench.size(300, 4000),
                 batch=32,
                 optimiser=Optimiser(rate=rate, weight_decay=0.01),
                 seed=seed,
@@ -97,7 +97,7 @@ def titans_needle(bench: Bench) -> Findings:
 def systems() -> dict[str, mn.ModelSpec]:
     """Titans, and a window with as many bytes of state and as many parameters."""
     size = {"width": 32, "depth": 2, "heads": 2, "ffn": 2.0, "vocabulary": 16}
-    titans = mn.zoo.titans_mac(segment=16, depth=1).replace(**size)
+    titans = mn.zoo.titans_mac(segment=16).replace(**size)
     window = mn.ModelSpec((mn.zoo.sliding_window(32, sinks=0),), **size)
     window = with_parameters(with_state(window, state_bytes(titans)), parameters(titans))
     return {MAC: titans, WINDOW: window}
