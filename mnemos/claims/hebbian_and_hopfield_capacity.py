@@ -52,7 +52,8 @@ def hebbian_and_hopfield_capacity(bench: Bench) -> Findings:
     exponents = [
         slope([math.log(c.key_dim) for c in hebb], [math.log(c.by_seed[s]) for c in hebb]) for s in range(seeds)
     ]
-    closed = [c for c in hopfield if not c.open] or list(hopfield)  # of those that were filled
+    filled = [c for c in hopfield if not c.open]
+    closed = filled if len(filled) > 1 else list(hopfield)
     factors = [
         math.exp(slope([float(c.key_dim) for c in closed], [math.log(c.by_seed[s]) for c in closed]))
         for s in range(seeds)
