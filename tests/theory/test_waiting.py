@@ -194,7 +194,7 @@ def block_by_block(model: mn.LanguageModel, tokens: Tensor) -> Tensor:
         normed = block.norm(x)
         x = x + (attention(block.layer, normed, lag >= -block.layer.delay) if late else block.layer(normed)[0])
         x = block.feed(x)
-    return model.logits(model.norm(x))
+    return model.answered(model.norm(x))
 
 
 @pytest.mark.parametrize("cuts", [[T], [4, 1, 5, 9], [1] * T, [2, 0, 17]])
