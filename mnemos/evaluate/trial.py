@@ -112,6 +112,7 @@ class Outcome(Result):
 
 def model_for(task: Task, spec: mn.ModelSpec) -> nn.Module:
     """A fresh model of this declaration whose inputs and outputs are the task's."""
+    expect(spec.delay == 0, f"a trial asks for answers in their place; those of {spec} come {spec.delay} tokens late.")
     if isinstance(task, TokenTask):
         return mn.LanguageModel(spec.replace(vocabulary=task.vocabulary))
     if isinstance(task, VectorTask):

@@ -85,6 +85,11 @@ class Trainer:
         self.device = _device(config.device)
         self.tokenizer = make_tokenizer(config.tokenizer)
         spec = model_spec(config, self.tokenizer.vocabulary)
+        if spec.delay:
+            raise InvalidValue(
+                f"{config.system} answers {spec.delay} tokens late, so that its outputs do not stand beside the tokens "
+                "that they would be compared with. Use a system that answers at once, such as zoo.attendre(delay=0)."
+            )
         self.corpus = open_corpus(config.data, self.tokenizer, progress=progress)
         if self.corpus.skipped:
             say(f"{self.corpus.skipped} binary or non-UTF-8 files in {config.data} were skipped")

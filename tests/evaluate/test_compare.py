@@ -93,6 +93,12 @@ def test_others_are_asked_with_the_weights_that_one_has_learned() -> None:
         run_trial(Trial(learn=task, ask=task, asked_as=(trial().model,), **given))
 
 
+def test_models_that_answer_late_are_refused() -> None:
+    late = mn.ModelSpec((mn.zoo.attendre(8, delay=4),), width=16, depth=1, heads=2)
+    with pytest.raises(InvalidValue, match="come 4 tokens late"):
+        run_trial(Trial(late.to_json(), trial().learn, trial().ask))
+
+
 def test_scores_by_a_fact_cover_all_questions() -> None:
     answers = run_trial(trial(questions=300)).answers[0]
     assert set(answers.by) == {"delay", "pair", "place"}

@@ -148,11 +148,14 @@ def test_another_configuration_or_other_files_are_refused_untouched(tiny: Tiny, 
 
 
 def test_nothing_is_written_before_all_is_checked(tiny: Tiny, tmp_path: Path) -> None:
+    late = tmp_path / "late.json"
+    late.write_text(mn.ModelSpec((mn.zoo.attendre(8, delay=4),), width=16, depth=1, heads=2).to_json())
     cases: list[tuple[dict[str, Any], type[MnemosError], str]] = [
         ({"data": str(tmp_path / "nowhere.txt")}, DataError, "there is no data at"),
         ({"length": 100_000}, DataError, "a window of 100000 tokens and the one after it need 100001"),
         ({"system": "linear_atention"}, InvalidValue, "linear_atention"),
         ({"tokenizer": "letters"}, DataError, "there is no tokenizer at letters"),
+        ({"system": str(late), "width": None, "depth": None, "heads": None}, InvalidValue, "answers 4 tokens late"),
     ]
     if not torch.cuda.is_available():
         cases.append(({"device": "cuda"}, InvalidValue, "PyTorch finds no CUDA device"))
