@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import pkgutil
 import time
 from datetime import date
 from pathlib import Path
 
 import mnemos as mn
 from mnemos.claims.base import Bench, Claim, Report, registered
-from mnemos.errors import InvalidValue, RunError
+from mnemos.errors import RunError
+from mnemos.folder import import_files, named
 from mnemos.train.files import replace_text
 from mnemos.train.run import environment
 
@@ -21,21 +19,13 @@ RESULTS = Path(__file__).parent / "results"
 
 def claims() -> dict[str, Claim]:
     """All claims by name, in alphabetical order."""
-    package = importlib.import_module("mnemos.claims")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"mnemos.claims.{module.name}")
+    import_files("mnemos.claims")
     return dict(sorted(registered().items()))
 
 
 def find(name: str) -> Claim:
     """The claim of this name; raises InvalidValue naming the nearest ones."""
-    known = claims()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3) or sorted(known)
-        raise InvalidValue(
-            f"no claim is called {name!r}; did you mean {', '.join(near)}? `mnemos claims list` lists all."
-        )
-    return known[name]
+    return named(name, claims(), "claim", "mnemos claims list")
 
 
 def kept(name: str, folder: Path = RESULTS) -> Report | None:

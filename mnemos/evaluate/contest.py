@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
-import torch
-
 import mnemos as mn
 from mnemos.errors import DataError, InvalidValue, RunError
 from mnemos.evaluate.result import Result
+from mnemos.evaluate.sizing import parameters
 from mnemos.train import ByteTokenizer, Corpus, Optimiser, TrainConfig
 from mnemos.train.files import replace_text
 from mnemos.train.loop import Trainer
@@ -132,12 +131,6 @@ def matching_transformer(asked: Asked) -> mn.ModelSpec:
         f"no {WINDOW} transformer of depth {asked.depth} has the {target:,} parameters of a {MEMORY} of width "
         f"{asked.width}, to 1 %. Choose another --width or --depth."
     )
-
-
-def parameters(spec: mn.ModelSpec) -> int:
-    """Parameters of a declared model, counted without making them."""
-    with torch.device("meta"):
-        return mn.LanguageModel(spec).parameters_count()
 
 
 def affordable_steps(asked: Asked, out: Path) -> int:

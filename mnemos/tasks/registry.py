@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-import pkgutil
 import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar
 
 from mnemos.errors import InvalidValue
+from mnemos.folder import import_files, named
 from mnemos.tasks.base import Task
 
 Kind = TypeVar("Kind", bound=type[Task])
@@ -54,9 +53,7 @@ def task(name: str, *, source: str, differences: tuple[str, ...] = ()) -> Callab
 
 def entries() -> dict[str, Entry]:
     """All tasks by name, in alphabetical order."""
-    package = importlib.import_module("mnemos.tasks")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"mnemos.tasks.{module.name}")
+    import_files("mnemos.tasks")
     return dict(sorted(_entries.items()))
 
 
@@ -75,11 +72,7 @@ def table() -> str:
 
 def entry(name: str) -> Entry:
     """The task of this name; raises InvalidValue naming the nearest ones."""
-    known = entries()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3) or sorted(known)
-        raise InvalidValue(f"no task is called {name!r}; did you mean {', '.join(near)}? `mnemos tasks` lists all.")
-    return known[name]
+    return named(name, entries(), "task", "mnemos tasks")
 
 
 def make(text: str, /, **knobs: Any) -> Task:

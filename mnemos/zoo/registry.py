@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, ParamSpec, TypeVar, get_type_hints
 
 from mnemos.errors import InvalidType, InvalidValue
+from mnemos.folder import import_files, named
 from mnemos.layers import LayerDeclaration
 from mnemos.models import ModelSpec, NetworkDeclaration
 
@@ -71,19 +69,13 @@ def published(
 
 def entries() -> dict[str, Entry]:
     """All published systems by name, in alphabetical order."""
-    package = importlib.import_module("mnemos.zoo")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"mnemos.zoo.{module.name}")
+    import_files("mnemos.zoo")
     return dict(sorted(_entries.items()))
 
 
 def entry(name: str) -> Entry:
     """The entry of this name; raises InvalidValue naming the nearest ones."""
-    known = entries()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3) or sorted(known)
-        raise InvalidValue(f"no system is called {name!r}; did you mean {', '.join(near)}? `mnemos zoo` lists all.")
-    return known[name]
+    return named(name, entries(), "system", "mnemos zoo")
 
 
 def model(name: str, **changes: Any) -> ModelSpec:
