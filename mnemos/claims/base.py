@@ -8,11 +8,11 @@ panels of a picture. Whether the claim holds is then arithmetic, and it may come
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -22,8 +22,11 @@ from mnemos.evaluate.estimate import Estimate, estimate
 from mnemos.evaluate.result import Result
 from mnemos.evaluate.sweep import run_trials
 from mnemos.evaluate.trial import Outcome, Trial
+from mnemos.tasks import Task
+from mnemos.train import Optimiser
 
 Verdict = Literal["holds", "fails", "undecided"]
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,41 @@ class Bench:
         found = run_trials(list(trials.values()), self.folder, workers=self.workers, progress=self.progress)
         return {name: found[trial.key] for name, trial in trials.items()}
 
+    def learned(
+        self,
+        models: Mapping[Name, mn.ModelSpec],
+        learn: Sequence[Task],
+        ask: Sequence[Task],
+        *,
+        steps: int,
+        rates: Sequence[float],
+        questions: int = 2000,
+    ) -> dict[Name, list[Outcome]]:
+        """What each model answers to the tasks of `ask` when it has learned those of `learn`, for every seed: at the
+        one of the rates that is best over all seeds on the questions of `ask[0]` kept for choosing."""
+        trials = {
+            (name, rate, seed): Trial(
+                model=model.to_json(),
+                learn=tuple(task.to_json() for task in learn),
+                ask=tuple(task.to_json() for task in ask),
+                steps=steps,
+                batch=32,
+                optimiser=Optimiser(rate=rate, weight_decay=0.01),
+                seed=seed,
+                questions=questions,
+            )
+            for name, model in models.items()
+            for rate in rates
+            for seed in range(self.seeds)
+        }
+        outcomes, sign = self.trials(trials), 1 if ask[0].better == "higher" else -1
+
+        def quality(name: Name, rate: float) -> float:
+            return sign * fmean(outcomes[name, rate, s].answers[0].chosen_by or 0.0 for s in range(self.seeds))
+
+        best = {name: max(rates, key=lambda rate, name=name: quality(name, rate)) for name in models}
+        return {name: [outcomes[name, best[name], seed] for seed in range(self.seeds)] for name in models}
+
     def size(self, small: int, full: int, shortest: int | None = None) -> int:
         """A number that depends on the scale: on two cores, in full, and where only the code is tried."""
         if self.shortest:
@@ -198,15 +236,3 @@ def difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
     if len(first) != len(second):
         raise InvalidValue(f"paired differences take as many seeds on both sides; got {len(first)} and {len(second)}.")
     return over_seeds([a - b for a, b in zip(first, second, strict=True)])
-
-
-def best_rate(outcomes: Mapping[tuple, Outcome], name: tuple, rates: Sequence[float], seeds: int) -> list[Outcome]:
-    """The outcomes (*name, rate, seed) of every seed at the rate that is best on the questions kept for choosing."""
-
-    def quality(rate: float) -> float:
-        first = [outcomes[*name, rate, seed].answers[0] for seed in range(seeds)]
-        higher = mn.from_json(first[0].task).better == "higher"
-        return (1 if higher else -1) * fmean(a.chosen_by or 0.0 for a in first)
-
-    best = max(rates, key=quality)
-    return [outcomes[*name, best, seed] for seed in range(seeds)]

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import mnemos as mn
-from mnemos.claims.base import Bench, Findings, Line, Panel, Statement, best_rate, claim, difference, over_seeds
+from mnemos.claims.base import Bench, Findings, Line, Panel, Statement, claim, difference, over_seeds
 from mnemos.evaluate.sizing import state_bytes, with_parameters, with_state
-from mnemos.evaluate.trial import Trial
 from mnemos.layers import Taylor
 from mnemos.memory import Window
 from mnemos.tasks import make
 from mnemos.tasks.mqar import MultiQueryRecall
-from mnemos.train import Optimiser
 
 FAMILIES = {
     "Taylor linear attention": mn.LayerSpec(
@@ -57,24 +55,8 @@ def based_frontier(bench: Bench) -> Findings:
         for family, layer in FAMILIES.items()
         for size in sizes
     }
-    outcomes = bench.trials(
-        {
-            (*name, rate, seed): Trial(
-                model=spec.to_json(),
-                learn=tuple(task.to_json() for task in tasks),
-                ask=(tasks[0].to_json(),),
-                steps=bench.size(700, 10000),
-                batch=32,
-                optimiser=Optimiser(rate=rate, weight_decay=0.01),
-                seed=seed,
-                questions=4000,
-            )
-            for name, spec in specs.items()
-            for rate in RATES
-            for seed in range(bench.seeds)
-        }
-    )
-    found = {name: [o.answers[0].score.mean for o in best_rate(outcomes, name, RATES, bench.seeds)] for name in specs}
+    learned = bench.learned(specs, tasks, tasks[:1], steps=bench.size(700, 10000), rates=RATES, questions=4000)
+    found = {name: [o.answers[0].score.mean for o in outcomes] for name, outcomes in learned.items()}
     taken = {name: state_bytes(spec) for name, spec in specs.items()}
     correlations = [
         rank_correlation([taken[name] for name in specs], [found[name][seed] for name in specs])

@@ -9,13 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import mnemos as mn
-from mnemos.claims.base import Bench, Findings, Line, Panel, Statement, best_rate, claim, difference, over_seeds
+from mnemos.claims.base import Bench, Findings, Line, Panel, Statement, claim, difference, over_seeds
 from mnemos.evaluate.sizing import parameters, state_bytes, with_parameters, with_state
-from mnemos.evaluate.trial import Trial
 from mnemos.memory import Control
 from mnemos.tasks import make
 from mnemos.tasks.base import TokenTask
-from mnemos.train import Optimiser
 
 CHANNELS, KEYS, ROWS = 16, 8, 256
 TIMES = (1, 2, 4, 8, 16)
@@ -129,31 +127,16 @@ def recalled(memory: mn.Memory, decay: float, times: int, seed: int) -> float:
 
 def trained(bench: Bench) -> dict[tuple[str, str], list[float]]:
     """The accuracy of every seed, by task and system."""
-    trials: dict[tuple, Trial] = {}
+    found: dict[tuple[str, str], list[float]] = {}
     for name, texts in TASKS.items():
         tasks = [make(text) for text in texts]
         assert isinstance(tasks[0], TokenTask)
-        first: mn.ModelSpec | None = None
-        for system, layer in SYSTEMS.items():
-            spec = mn.ModelSpec((layer,), width=32, depth=1, heads=4, vocabulary=tasks[0].vocabulary)
-            first = first or spec
-            if spec is not first:
-                spec = with_parameters(with_state(spec, state_bytes(first)), parameters(first))
-            for rate in RATES:
-                for seed in range(bench.seeds):
-                    trials[name, system, rate, seed] = Trial(
-                        model=spec.to_json(),
-                        learn=tuple(task.to_json() for task in tasks),
-                        ask=(tasks[0].to_json(),),
-                        steps=bench.size(800, 10000),
-                        batch=32,
-                        optimiser=Optimiser(rate=rate, weight_decay=0.01),
-                        seed=seed,
-                        questions=4000,
-                    )
-    outcomes = bench.trials(trials)
-    return {
-        (task, system): [o.answers[0].score.mean for o in best_rate(outcomes, (task, system), RATES, bench.seeds)]
-        for task in TASKS
-        for system in SYSTEMS
-    }
+        first, *others = (
+            mn.ModelSpec((layer,), width=32, depth=1, heads=4, vocabulary=tasks[0].vocabulary)
+            for layer in SYSTEMS.values()
+        )
+        others = [with_parameters(with_state(spec, state_bytes(first)), parameters(first)) for spec in others]
+        models = dict(zip(SYSTEMS, (first, *others), strict=True))
+        learned = bench.learned(models, tasks, tasks[:1], steps=bench.size(800, 10000), rates=RATES, questions=4000)
+        found |= {(name, system): [o.answers[0].score.mean for o in learned[system]] for system in SYSTEMS}
+    return found

@@ -8,9 +8,8 @@ import os
 from concurrent.futures import ProcessPoolExecutor
 
 import mnemos as mn
-from mnemos.claims.base import Bench, Findings, Line, Panel, Statement, best_rate, claim, difference, over_seeds
+from mnemos.claims.base import Bench, Findings, Line, Panel, Statement, claim, difference, over_seeds
 from mnemos.errors import RunError
-from mnemos.evaluate.trial import Trial
 from mnemos.models import hybrid
 from mnemos.tasks import make
 from mnemos.tasks.mqar import MultiQueryRecall
@@ -87,26 +86,12 @@ def recalls(bench: Bench) -> dict[str, list[float]]:
     """Accuracy on MQAR, of every seed."""
     tasks = [make(text) for text in TASKS]
     assert isinstance(tasks[0], MultiQueryRecall)
-    outcomes = bench.trials(
-        {
-            (name, rate, seed): Trial(
-                model=hybrid(LINEAR, FULL, ratio, DEPTH, width=32, heads=2, vocabulary=tasks[0].vocabulary).to_json(),
-                learn=tuple(task.to_json() for task in tasks),
-                ask=(tasks[0].to_json(),),
-                steps=bench.size(1000, 10000),
-                batch=32,
-                optimiser=Optimiser(rate=rate, weight_decay=0.01),
-                seed=seed,
-                questions=4000,
-            )
-            for name, ratio in RATIOS.items()
-            for rate in RATES
-            for seed in range(bench.seeds)
-        }
-    )
-    return {
-        name: [o.answers[0].score.mean for o in best_rate(outcomes, (name,), RATES, bench.seeds)] for name in RATIOS
+    models = {
+        name: hybrid(LINEAR, FULL, ratio, DEPTH, width=32, heads=2, vocabulary=tasks[0].vocabulary)
+        for name, ratio in RATIOS.items()
     }
+    learned = bench.learned(models, tasks, tasks[:1], steps=bench.size(1000, 10000), rates=RATES, questions=4000)
+    return {name: [o.answers[0].score.mean for o in outcomes] for name, outcomes in learned.items()}
 
 
 def losses(bench: Bench) -> dict[str, list[float]]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import mnemos as mn
-from mnemos.claims.base import Bench, Findings, Line, Panel, Statement, best_rate, claim, difference, over_seeds
+from mnemos.claims.base import Bench, Findings, Line, Panel, Statement, claim, difference, over_seeds
 from mnemos.evaluate.sizing import parameters, with_parameters
-from mnemos.evaluate.trial import Trial
 from mnemos.layers import LayerDeclaration
 from mnemos.tasks import make
 from mnemos.tasks.mqar import MultiQueryRecall
-from mnemos.train import Optimiser
 
 PAIRS = (2, 4, 8)
 LEVELS = 8
@@ -49,29 +47,10 @@ def log_linear(bench: Bench) -> Findings:
         )
         specs[base, "linear"] = with_parameters(linear, parameters(levels))
         specs[base, "log-linear"] = levels
-    outcomes = bench.trials(
-        {
-            (*name, rate, seed): Trial(
-                model=spec.to_json(),
-                learn=tuple(task.to_json() for task in tasks),
-                ask=tuple(task.to_json() for task in reversed(tasks)),
-                steps=bench.size(1200, 10000),
-                batch=32,
-                optimiser=Optimiser(rate=rate, weight_decay=0.01),
-                seed=seed,
-                questions=4000,
-            )
-            for name, spec in specs.items()
-            for rate in RATES
-            for seed in range(bench.seeds)
-        }
-    )
+    learned = bench.learned(specs, tasks, tasks[::-1], steps=bench.size(1200, 10000), rates=RATES, questions=4000)
     found = {
-        name: [
-            [answers.score.mean for answers in reversed(outcome.answers)]
-            for outcome in best_rate(outcomes, name, RATES, bench.seeds)
-        ]
-        for name in specs
+        name: [[answers.score.mean for answers in reversed(outcome.answers)] for outcome in outcomes]
+        for name, outcomes in learned.items()
     }
     return Findings(
         statements=tuple(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from statistics import fmean
 
 import mnemos as mn
 from mnemos.claims.base import Bench, Findings, Line, Panel, Statement, claim, difference, over_seeds
-from mnemos.evaluate.trial import Outcome, Trial
+from mnemos.evaluate.trial import Outcome
 from mnemos.layers import Mimetic
 from mnemos.tasks import make
-from mnemos.train import Optimiser
 
 PAIRS = (4, 8)
 STARTS = {"mimetic": Mimetic(mn.zoo.mamba2(state_dim=32)), "usual": mn.zoo.mamba2(state_dim=32)}
@@ -34,31 +33,17 @@ STARTS = {"mimetic": Mimetic(mn.zoo.mamba2(state_dim=32)), "usual": mn.zoo.mamba
 def mimetic_initialisation(bench: Bench) -> Findings:
     pairs = bench.pick(PAIRS)
     tasks = {n: make(f"mqar:length=64,pairs={n},tokens=32") for n in pairs}
-    outcomes = bench.trials(
-        {
-            (start, n, seed): Trial(
-                model=mn.ModelSpec((layer,), width=32, depth=2, heads=2, ffn=2.0).to_json(),
-                learn=(tasks[n].to_json(),),
-                ask=(tasks[n].to_json(),),
-                steps=bench.size(400, 4000),
-                batch=32,
-                optimiser=Optimiser(rate=4e-3, weight_decay=0.01),
-                seed=seed,
-            )
-            for start, layer in STARTS.items()
-            for n in pairs
-            for seed in range(bench.seeds)
-        }
-    )
-
-    def each(start: str, n: int) -> list[Outcome]:
-        return [outcomes[start, n, seed] for seed in range(bench.seeds)]
+    models = {start: mn.ModelSpec((layer,), width=32, depth=2, heads=2, ffn=2.0) for start, layer in STARTS.items()}
+    learned = {
+        n: bench.learned(models, [task], [task], steps=bench.size(400, 4000), rates=(4e-3,))
+        for n, task in tasks.items()
+    }
 
     def accuracy(start: str, n: int) -> list[float]:
-        return [o.answers[0].score.mean for o in each(start, n)]
+        return [o.answers[0].score.mean for o in learned[n][start]]
 
     def loss(start: str, n: int) -> list[float]:
-        return [fmean(value for _, value in o.losses) for o in each(start, n)]
+        return [fmean(value for _, value in o.losses) for o in learned[n][start]]
 
     return Findings(
         statements=(
@@ -91,18 +76,16 @@ def mimetic_initialisation(bench: Bench) -> Findings:
                 "Learning to recall",
                 "steps",
                 "loss",
-                tuple(
-                    curve(f"{start}, {n} pairs", outcomes, (start, n), bench.seeds) for start in STARTS for n in pairs
-                ),
+                tuple(curve(f"{start}, {n} pairs", learned[n][start]) for start in STARTS for n in pairs),
             ),
         ),
         note=f"Who guesses a value is right in {tasks[pairs[0]].chance:.3f} of the cases.",
     )
 
 
-def curve(name: str, outcomes: Mapping[tuple, Outcome], which: tuple, seeds: int) -> Line:
+def curve(name: str, outcomes: Sequence[Outcome]) -> Line:
     """The loss against the steps."""
-    each = [outcomes[*which, seed].losses for seed in range(seeds)]
+    each = [outcome.losses for outcome in outcomes]
     steps = [step for step, _ in each[0]]
     return Line(
         name,

@@ -5,13 +5,11 @@ from __future__ import annotations
 import torch
 
 import mnemos as mn
-from mnemos.claims.base import Bench, Findings, Line, Panel, Statement, best_rate, claim, difference, over_seeds
+from mnemos.claims.base import Bench, Findings, Line, Panel, Statement, claim, difference, over_seeds
 from mnemos.evaluate.sizing import parameters, with_parameters
-from mnemos.evaluate.trial import Trial
 from mnemos.layers import LayerDeclaration
 from mnemos.tasks import make
 from mnemos.tasks.rebinding import Rebinding
-from mnemos.train import Optimiser
 from mnemos.zoo.mom import mom
 
 WIDTH, DEPTH, HEADS, CHANNELS = 32, 2, 2, 4
@@ -51,24 +49,7 @@ def mixture_of_memories(bench: Bench) -> Findings:
         PLAIN: with_parameters(model(one.replace(key_expand=share), tasks[0].vocabulary), parameters(mixed)),
         WIDE: min(wider, key=lambda spec: abs(operations(spec, tasks[-1].length) - wanted)),
     }
-    outcomes = bench.trials(
-        {
-            (name, rate, seed): Trial(
-                model=spec.to_json(),
-                learn=tuple(task.to_json() for task in tasks),
-                ask=tuple(task.to_json() for task in reversed(tasks)),
-                steps=bench.size(1000, 10000),
-                batch=32,
-                optimiser=Optimiser(rate=rate, weight_decay=0.01),
-                seed=seed,
-                questions=4000,
-            )
-            for name, spec in specs.items()
-            for rate in RATES
-            for seed in range(bench.seeds)
-        }
-    )
-    found = {name: best_rate(outcomes, (name,), RATES, bench.seeds) for name in specs}
+    found = bench.learned(specs, tasks, tasks[::-1], steps=bench.size(1000, 10000), rates=RATES, questions=4000)
     hardest = {name: [o.answers[0].score.mean for o in found[name]] for name in specs}
     costs = "; ".join(
         f"{name}: {operations(spec, tasks[-1].length):,.0f} operations a token, {found[name][0].parameters:,} "

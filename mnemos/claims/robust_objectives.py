@@ -7,14 +7,12 @@ from collections.abc import Sequence
 import torch
 
 import mnemos as mn
-from mnemos.claims.base import Bench, Findings, Line, Panel, Statement, best_rate, claim, difference, over_seeds
-from mnemos.evaluate.trial import Trial
+from mnemos.claims.base import Bench, Findings, Line, Panel, Statement, claim, difference, over_seeds
 from mnemos.layers import LayerSpec
 from mnemos.memory import Lp, Memory, Objective
 from mnemos.tasks import make
 from mnemos.tasks.base import Batch
 from mnemos.tasks.vector_recall import NoisyRecall
-from mnemos.train import Optimiser
 
 SHARES = (0.2, 0.0, 0.1, 0.3, 0.4)
 """Of outliers; learned and judged by the first."""
@@ -63,26 +61,12 @@ def robust_objectives(bench: Bench) -> Findings:
                 best = min(members, key=lambda member: untrained_error(task, *member, chosen))
                 errors[name][share].append(untrained_error(task, *best, judged))
     asked = [task.replace(outliers=share) for share in shares]
-    outcomes = bench.trials(
-        {
-            (system, rate, seed): Trial(
-                model=mn.ModelSpec((layer,), width=32, depth=1, heads=1, ffn=2.0).to_json(),
-                learn=(asked[0].to_json(),),
-                ask=tuple(task.to_json() for task in asked),
-                steps=bench.size(500, 5000),
-                batch=32,
-                optimiser=Optimiser(rate=rate, weight_decay=0.01),
-                seed=seed,
-            )
-            for system, layer in SYSTEMS.items()
-            for rate in LEARNING
-            for seed in range(bench.seeds)
-        }
-    )
-    trained: dict[str, dict[float, list[float]]] = {}
-    for system in SYSTEMS:
-        best_of = best_rate(outcomes, (system,), LEARNING, bench.seeds)
-        trained[system] = {x: [o.answers[i].score.mean for o in best_of] for i, x in enumerate(shares)}
+    models = {system: mn.ModelSpec((layer,), width=32, depth=1, heads=1, ffn=2.0) for system, layer in SYSTEMS.items()}
+    learned = bench.learned(models, asked[:1], asked, steps=bench.size(500, 5000), rates=LEARNING)
+    trained = {
+        system: {x: [o.answers[i].score.mean for o in outcomes] for i, x in enumerate(shares)}
+        for system, outcomes in learned.items()
+    }
     share = shares[0]
     return Findings(
         statements=(

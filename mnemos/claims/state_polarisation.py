@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import mnemos as mn
-from mnemos.claims.base import Bench, Findings, Line, Panel, Statement, best_rate, claim, difference, over_seeds
-from mnemos.evaluate.trial import Trial
+from mnemos.claims.base import Bench, Findings, Line, Panel, Statement, claim, difference, over_seeds
 from mnemos.layers import GatedDecay, LayerSpec, Polarised
 from mnemos.tasks import make
-from mnemos.train import Optimiser
 
 BOTH, NONE, ONE = "polarised", "not polarised", "one channel of 1 only"
 FIXED = {BOTH: (1, 1), NONE: (0, 0), ONE: (1, 0)}
@@ -38,23 +36,12 @@ RATES = (1e-2,)
 def state_polarisation(bench: Bench) -> Findings:
     task = make("mqar:length=64,pairs=2,tokens=16,filler=blank,nearness=1")
     cases = [(name, depth) for name in FIXED for depth in DEPTHS if name != ONE or depth == DEPTHS[0]]
-    outcomes = bench.trials(
-        {
-            (name, depth, rate, seed): Trial(
-                model=mn.ModelSpec((layer(*FIXED[name]),), width=32, depth=depth, heads=2, ffn=2.0).to_json(),
-                learn=(task.to_json(),),
-                ask=(task.to_json(),),
-                steps=bench.size(400, 4000),
-                batch=32,
-                optimiser=Optimiser(rate=rate, weight_decay=0.01),
-                seed=seed,
-            )
-            for name, depth in cases
-            for rate in RATES
-            for seed in range(bench.seeds)
-        }
-    )
-    found = {case: [o.answers[0].score.mean for o in best_rate(outcomes, case, RATES, bench.seeds)] for case in cases}
+    models = {
+        (name, depth): mn.ModelSpec((layer(*FIXED[name]),), width=32, depth=depth, heads=2, ffn=2.0)
+        for name, depth in cases
+    }
+    learned = bench.learned(models, [task], [task], steps=bench.size(400, 4000), rates=RATES)
+    found = {case: [o.answers[0].score.mean for o in outcomes] for case, outcomes in learned.items()}
 
     def gain(name: str) -> list[float]:
         shallow, deep = (found[name, depth] for depth in DEPTHS)

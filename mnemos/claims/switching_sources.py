@@ -8,15 +8,15 @@ from statistics import fmean
 from torch import Tensor
 
 import mnemos as mn
-from mnemos.claims.base import Bench, Findings, Line, Panel, Statement, best_rate, claim, over_seeds
-from mnemos.evaluate.trial import Trial, examples
+from mnemos.claims.base import Bench, Findings, Line, Panel, Statement, claim, over_seeds
+from mnemos.evaluate.trial import examples
 from mnemos.tasks import Batch, make
 from mnemos.tasks.partition_tree import krichevsky_trofimov, partition_tree_weighting
 from mnemos.tasks.switching import SwitchingSources
-from mnemos.train import Optimiser
 
-SYSTEMS = ("gated_deltanet", "mamba2", "transformer")
+SYSTEMS = ("gated_deltanet", "mamba2", "hawk", "transformer")
 RATES = (4e-3,)
+QUESTIONS = 100_000
 
 
 @claim(
@@ -37,32 +37,18 @@ RATES = (4e-3,)
 def switching_sources(bench: Bench) -> Findings:
     task = make("switching:length=128")
     assert isinstance(task, SwitchingSources)
-    trials = {
-        (system, rate, seed): Trial(
-            model=mn.zoo.model(system, width=32, depth=2, heads=2).to_json(),
-            learn=(task.to_json(),),
-            ask=(task.to_json(),),
-            steps=bench.size(1000, 10000),
-            batch=32,
-            optimiser=Optimiser(rate=rate, weight_decay=0.01),
-            seed=seed,
-            questions=100_000,
-        )
-        for system in SYSTEMS
-        for rate in RATES
-        for seed in range(bench.seeds)
-    }
-    outcomes = bench.trials(trials)
+    models = {system: mn.zoo.model(system, width=32, depth=2, heads=2) for system in SYSTEMS}
+    steps = bench.size(1000, 10000)
+    learned = bench.learned(models, [task], [task], steps=steps, rates=RATES, questions=QUESTIONS)
     regrets: dict[str, list[float]] = {system: [] for system in SYSTEMS}
     blind, tree = [], []
     for seed in range(bench.seeds):
-        judged = list(examples(task, trials[SYSTEMS[0], RATES[0], seed]))
+        judged = list(examples(task, seed, questions=QUESTIONS))
         best = mean_loss(task, judged, task.solve)
         blind.append(mean_loss(task, judged, lambda x: krichevsky_trofimov(x, task.symbols)) - best)
         tree.append(mean_loss(task, judged, lambda x: partition_tree_weighting(x, task.symbols)) - best)
         for system in SYSTEMS:
-            found = best_rate(outcomes, (system,), RATES, bench.seeds)[seed].answers[0].score.mean
-            regrets[system].append(found - best)
+            regrets[system].append(learned[system][seed].answers[0].score.mean - best)
     return Findings(
         statements=tuple(
             Statement(

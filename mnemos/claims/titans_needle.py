@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import mnemos as mn
-from mnemos.claims.base import Bench, Findings, Line, Panel, Statement, best_rate, claim, difference, over_seeds
+from mnemos.claims.base import Bench, Findings, Line, Panel, Statement, claim, difference, over_seeds
 from mnemos.evaluate.sizing import parameters, state_bytes, with_parameters, with_state
-from mnemos.evaluate.trial import Trial
 from mnemos.tasks import make
-from mnemos.train import Optimiser
 
 FACTORS = (1, 16, 2, 4, 8)
 """Of the training length; the first is learned, the second judged."""
@@ -36,29 +34,17 @@ MAC, WINDOW = "Titans, memory as a context", "sliding window"
 def titans_needle(bench: Bench) -> Findings:
     task = make("mqar:length=64,pairs=1,tokens=16,filler=blank,nearness=1")
     factors = bench.pick(FACTORS)
-    outcomes = bench.trials(
-        {
-            (system, rate, seed): Trial(
-                model=spec.to_json(),
-                learn=(task.to_json(),),
-                ask=tuple(task.at_length(task.length * factor).to_json() for factor in factors),
-                steps=bench.size(300, 4000),
-                batch=32,
-                optimiser=Optimiser(rate=rate, weight_decay=0.01),
-                seed=seed,
-                questions=bench.size(256, 2000),
-            )
-            for system, spec in systems().items()
-            for rate in RATES
-            for seed in range(bench.seeds)
-        }
+    learned = bench.learned(
+        systems(),
+        [task],
+        [task.at_length(task.length * factor) for factor in factors],
+        steps=bench.size(300, 4000),
+        rates=RATES,
+        questions=bench.size(256, 2000),
     )
     found = {
-        system: {
-            factor: [o.answers[i].score.mean for o in best_rate(outcomes, (system,), RATES, bench.seeds)]
-            for i, factor in enumerate(factors)
-        }
-        for system in (MAC, WINDOW)
+        system: {factor: [o.answers[i].score.mean for o in outcomes] for i, factor in enumerate(factors)}
+        for system, outcomes in learned.items()
     }
     near, far = factors[:2]
     half = [task.chance + (score - task.chance) / 2 for score in found[MAC][near]]

@@ -213,7 +213,7 @@ def _scores(
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """The mean of each sequence's scores, all scores, and the facts of their questions."""
     rows, scores, facts = [], [], []
-    for batch in examples(task, trial, stream):
+    for batch in examples(task, trial.seed, batch=trial.batch, questions=trial.questions, stream=stream):
         batch = _on(batch, device)
         outputs, _ = model(batch.inputs)
         found = task.score(outputs.nan_to_num(0.0, 0.0, 0.0), batch).cpu()  # of a model that diverged
@@ -226,14 +226,16 @@ def _scores(
     return torch.cat(rows), torch.cat(scores), joined
 
 
-def examples(task: Task, trial: Trial, stream: int = ASKING) -> Iterator[Batch]:
-    """The batches by which a trial's model is judged on one of its tasks."""
-    size = max(1, min(trial.batch, 32768 // task.length))
+def examples(
+    task: Task, seed: int, *, batch: int = 32, questions: int = 2000, stream: int = ASKING
+) -> Iterator[Batch]:
+    """The batches by which a trial of that seed is judged on one of its tasks."""
+    size = max(1, min(batch, 32768 // task.length))
     asked, index = 0, 0
-    while asked < trial.questions or index < 2:
-        batch = task.batch(size, seed=_stream(trial.seed, stream), index=index)
-        asked, index = asked + int(batch.asked.sum()), index + 1
-        yield batch
+    while asked < questions or index < 2:
+        found = task.batch(size, seed=_stream(seed, stream), index=index)
+        asked, index = asked + int(found.asked.sum()), index + 1
+        yield found
 
 
 def _parts(values: Tensor, scores: Tensor) -> tuple[Part, ...]:
