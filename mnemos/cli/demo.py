@@ -24,8 +24,8 @@ from mnemos.evaluate import (
     save_and_continue,
     streaming,
 )
-from mnemos.evaluate.comparison import Comparison, Sample, System, Text
-from mnemos.evaluate.contest import BEYOND, MEMORY, PIECE, WINDOW, Asked, Plan, make_plan, refuse_short, training_runs
+from mnemos.evaluate.demo_plan import BEYOND, MEMORY, PIECE, WINDOW, Asked, Plan, make_plan, refuse_short, training_runs
+from mnemos.evaluate.demo_results import Demonstration, Sample, System, Text
 from mnemos.evaluate.learning import learning_curve, run_environment, training_speed
 from mnemos.evaluate.pictures import size
 from mnemos.evaluate.report import write_report
@@ -67,18 +67,18 @@ def command(asked: Asked = Asked(), *, out: Path = Path("demo-run")) -> int:  # 
         say(f"training: {TITLES[run.out.name]}, {plan.steps:,} steps")
         if not train(run).finished:
             return 130
-    comparison = compare(plan, corpus, out)
-    page = write_report(comparison, out)
-    print("\n".join(summary(comparison)))
+    demonstration = compare(plan, corpus, out)
+    page = write_report(demonstration, out)
+    print("\n".join(summary(demonstration)))
     print(f"\nThe report: {page.resolve()}")
     return 0
 
 
-def compare(plan: Plan, corpus: Corpus, out: Path) -> Comparison:
+def compare(plan: Plan, corpus: Corpus, out: Path) -> Demonstration:
     """Everything measured of both models."""
     asked = plan.asked
     again = "" if len(corpus.held_out) > asked.stream else ", read over and over,"
-    return Comparison(
+    return Demonstration(
         systems=tuple(measure(name, plan, corpus, out) for name in TITLES),
         text=Text(
             source="Python's standard library" if asked.data == "stdlib" else Path(asked.data).name,
@@ -165,13 +165,13 @@ def reproduction(plan: Plan, out: Path) -> tuple[str, ...]:
     return (shlex.join(words), f"mnemos evaluate {run}", f'mnemos generate {run} --prompt "import " --length 300')
 
 
-def summary(comparison: Comparison) -> list[str]:
+def summary(demonstration: Demonstration) -> list[str]:
     """The table that ends the demo in the terminal."""
     rows = [
         ("", lambda s: s.title),
         ("parameters", lambda s: f"{s.parameters:,}"),
         ("held-out bits per byte", lambda s: str(s.held_out.value)),
-        (f"  beyond {comparison.length:,} tokens", lambda s: str(s.by_position.beyond)),
+        (f"  beyond {demonstration.length:,} tokens", lambda s: str(s.by_position.beyond)),
         ("cost of a token, late over early", lambda s: f"{s.streaming.late_over_early:.3f}"),
         ("state", lambda s: size(s.streaming.state_bytes) + (", constant" if s.streaming.state_constant else "")),
         ("streaming, tokens per second", lambda s: f"{s.streaming.tokens_per_second:,.0f}"),
@@ -180,7 +180,7 @@ def summary(comparison: Comparison) -> list[str]:
     ]
     return [
         "",
-        *("  ".join([f"{n:<37}", *(f"{show(s):<26}" for s in comparison.systems)]).rstrip() for n, show in rows),
+        *("  ".join([f"{n:<37}", *(f"{show(s):<26}" for s in demonstration.systems)]).rstrip() for n, show in rows),
     ]
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from statistics import median
 
-from mnemos.evaluate.comparison import Learned
+from mnemos.evaluate.demo_results import Learned
 from mnemos.train.run import ENVIRONMENT, read_metrics
 
 

@@ -13,7 +13,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from mnemos.errors import RunError
-from mnemos.evaluate.comparison import Comparison, System
+from mnemos.evaluate.demo_results import Demonstration, System
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,20 +57,20 @@ STYLE: Any = {
     "lines.linewidth": 1.8,
     "lines.solid_capstyle": "round",
 }
-Draw = Callable[["Axes", Comparison], None]
+Draw = Callable[["Axes", Demonstration], None]
 
 
-def picture(draw: Draw, comparison: Comparison) -> str:
+def picture(draw: Draw, demonstration: Demonstration) -> str:
     """One drawing as the text of an `<svg>` element, for inside a page."""
     with style():
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(4.5, 2.8), layout="constrained")
-        draw(figure.add_subplot(), comparison)
+        draw(figure.add_subplot(), demonstration)
         return as_svg(figure, draw.__name__)
 
 
-def main_picture(comparison: Comparison, path: Path) -> None:
+def main_picture(demonstration: Demonstration, path: Path) -> None:
     """Write the picture for a README as PNG: what is remembered, what it costs, and what it takes."""
     with style():
         from matplotlib.figure import Figure
@@ -83,51 +83,51 @@ def main_picture(comparison: Comparison, path: Path) -> None:
             (state_size, "Size of the memory"),
         )
         for axes, (draw, title) in zip(figure.subplots(1, 3), titles, strict=True):
-            draw(axes, comparison)
+            draw(axes, demonstration)
             axes.set_title(title, loc="left", fontsize=11.5, fontweight="bold", pad=10)
-        names = [system.title for system in comparison.systems]
+        names = [system.title for system in demonstration.systems]
         handles = [Line2D([], [], color=colour, label=name) for colour, name in zip(_colours(), names, strict=False)]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=10)
         figure.set_layout_engine("constrained", w_pad=0.12, wspace=0.05)
         figure.savefig(path, dpi=150)
 
 
-def learning_by_tokens(axes: Axes, comparison: Comparison) -> None:
+def learning_by_tokens(axes: Axes, demonstration: Demonstration) -> None:
     """Held-out bits per byte against the tokens learned from."""
-    for colour, system in _each(comparison):
+    for colour, system in _each(demonstration):
         axes.plot(
             [p.tokens / 1e6 for p in system.training],
             [p.bits_per_byte for p in system.training],
             color=colour,
         )
     axes.set(xlabel="million tokens learned from", ylabel="held-out bits per byte")
-    _frame_learning(axes, comparison)
+    _frame_learning(axes, demonstration)
 
 
-def learning_by_time(axes: Axes, comparison: Comparison) -> None:
+def learning_by_time(axes: Axes, demonstration: Demonstration) -> None:
     """Held-out bits per byte against the seconds of training."""
-    longest = max(system.training[-1].seconds for system in comparison.systems)
+    longest = max(system.training[-1].seconds for system in demonstration.systems)
     unit, name = (60.0, "minutes") if longest > 120 else (1.0, "seconds")
-    for colour, system in _each(comparison):
+    for colour, system in _each(demonstration):
         axes.plot(
             [p.seconds / unit for p in system.training],
             [p.bits_per_byte for p in system.training],
             color=colour,
         )
     axes.set(xlabel=f"{name} of training", ylabel="held-out bits per byte")
-    _frame_learning(axes, comparison)
+    _frame_learning(axes, demonstration)
 
 
-def by_position(axes: Axes, comparison: Comparison) -> None:
+def by_position(axes: Axes, demonstration: Demonstration) -> None:
     """Bits per byte by position in the window, with 95 % bands, the training length marked."""
-    for colour, system in _each(comparison):
+    for colour, system in _each(demonstration):
         buckets = system.by_position.buckets
         middles = [((b.first + 1) * (b.last + 1)) ** 0.5 for b in buckets]
         lows, highs = [b.value.low for b in buckets], [b.value.high for b in buckets]
         axes.fill_between(middles, lows, highs, color=colour, alpha=0.16, linewidth=0)
         axes.plot(middles, [b.value.mean for b in buckets], color=colour, marker="o", markersize=3)
     axes.set_xscale("log", base=2)
-    length, longest = comparison.length, comparison.systems[0].by_position.length
+    length, longest = demonstration.length, demonstration.systems[0].by_position.length
     axes.axvline(length, color=COLOURS["soft"], linewidth=1, linestyle=(0, (4, 3)))
     axes.annotate(
         "training length",
@@ -144,10 +144,10 @@ def by_position(axes: Axes, comparison: Comparison) -> None:
     axes.set(xlabel="position in the text (tokens read before)", ylabel="bits per byte")
 
 
-def cost_per_token(axes: Axes, comparison: Comparison) -> None:
+def cost_per_token(axes: Axes, demonstration: Demonstration) -> None:
     """Time for one more token along the stream: each piece thin, a running median over nine pieces thick."""
     top = 0.0
-    for colour, system in _each(comparison):
+    for colour, system in _each(demonstration):
         tokens = [p.tokens / 1000 for p in system.streaming.pieces]
         times = [p.seconds_per_token * 1e6 for p in system.streaming.pieces]
         smooth = running_median(times)
@@ -157,9 +157,9 @@ def cost_per_token(axes: Axes, comparison: Comparison) -> None:
     axes.set(xlabel="thousand tokens read", ylabel="microseconds per token", xlim=(0, None), ylim=(0, top))
 
 
-def reading_on(axes: Axes, comparison: Comparison) -> None:
+def reading_on(axes: Axes, demonstration: Demonstration) -> None:
     """Bits per byte along the stream: each piece thin, a running median over nine pieces thick."""
-    for colour, system in _each(comparison):
+    for colour, system in _each(demonstration):
         tokens = [p.tokens / 1000 for p in system.streaming.pieces]
         needed = [p.bits_per_byte for p in system.streaming.pieces]
         axes.plot(tokens, needed, color=colour, linewidth=0.8, alpha=0.35)
@@ -167,12 +167,12 @@ def reading_on(axes: Axes, comparison: Comparison) -> None:
     axes.set(xlabel="thousand tokens read", ylabel="bits per byte", xlim=(0, None))
 
 
-def state_size(axes: Axes, comparison: Comparison) -> None:
+def state_size(axes: Axes, demonstration: Demonstration) -> None:
     """Bytes carried from piece to piece, and what the cache of full attention would hold (computed)."""
-    pieces = comparison.systems[0].streaming.pieces
+    pieces = demonstration.systems[0].streaming.pieces
     tokens = [p.tokens for p in pieces]
     thousands = [count / 1000 for count in tokens]
-    cache = [count * comparison.cache_bytes_per_token for count in tokens]
+    cache = [count * demonstration.cache_bytes_per_token for count in tokens]
     axes.plot(thousands, cache, color=COLOURS["soft"], linewidth=1.2, linestyle=(0, (4, 3)))
     axes.annotate(
         "full attention (computed)",
@@ -182,7 +182,7 @@ def state_size(axes: Axes, comparison: Comparison) -> None:
         color=COLOURS["soft"],
         fontsize=8.5,
     )
-    for colour, system in _each(comparison):
+    for colour, system in _each(demonstration):
         axes.plot(
             [p.tokens / 1000 for p in system.streaming.pieces],
             [p.state_bytes for p in system.streaming.pieces],
@@ -220,18 +220,18 @@ def as_svg(figure: Figure, name: str) -> str:
     return text
 
 
-def _each(comparison: Comparison) -> list[tuple[str, System]]:
-    return list(zip(_colours(), comparison.systems, strict=False))
+def _each(demonstration: Demonstration) -> list[tuple[str, System]]:
+    return list(zip(_colours(), demonstration.systems, strict=False))
 
 
 def _colours() -> tuple[str, str]:
     return COLOURS["first"], COLOURS["second"]
 
 
-def _frame_learning(axes: Axes, comparison: Comparison) -> None:
+def _frame_learning(axes: Axes, demonstration: Demonstration) -> None:
     """Leave out the first fall from 8 bits, which would flatten all that follows."""
-    later = [p.bits_per_byte for system in comparison.systems for p in system.training[1:]]
-    lowest = min(p.bits_per_byte for system in comparison.systems for p in system.training)
+    later = [p.bits_per_byte for system in demonstration.systems for p in system.training[1:]]
+    lowest = min(p.bits_per_byte for system in demonstration.systems for p in system.training)
     top = max(later) if later else 8.0
     axes.set(ylim=(lowest - 0.06 * (top - lowest) - 0.02, top + 0.04 * (top - lowest) + 0.02), xlim=(0, None))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from mnemos.evaluate.comparison import Comparison, System
+from mnemos.evaluate.demo_results import Demonstration, System
 from mnemos.evaluate.estimate import Estimate
 from mnemos.evaluate.pictures import (
     Draw,
@@ -26,7 +26,7 @@ PAGE, PICTURE, RESULTS = "report.html", "picture.png", "results.json"
 CLASSES = ("first", "second")
 
 
-def write_report(comparison: Comparison, folder: Path) -> Path:
+def write_report(demonstration: Demonstration, folder: Path) -> Path:
     """Write report.html, picture.png and results.json into `folder`; returns the page's path.
 
     The page asks nothing of any other file or host, follows the reader's theme, and fits a phone.
@@ -34,27 +34,27 @@ def write_report(comparison: Comparison, folder: Path) -> Path:
     Raises:
         RunError: matplotlib is not installed.
     """
-    text = page(comparison)
+    text = page(demonstration)
     folder.mkdir(parents=True, exist_ok=True)
-    main_picture(comparison, folder / PICTURE)
-    replace_text(folder / RESULTS, comparison.to_json() + "\n")
+    main_picture(demonstration, folder / PICTURE)
+    replace_text(folder / RESULTS, demonstration.to_json() + "\n")
     replace_text(folder / PAGE, text)
     return folder / PAGE
 
 
-def page(comparison: Comparison) -> str:
+def page(demonstration: Demonstration) -> str:
     """The whole page as HTML text."""
     parts = (
-        opening(comparison),
-        facts(comparison),
-        pictures(comparison),
-        table(comparison),
-        samples(comparison),
-        explanations(comparison),
-        method(comparison),
-        reproduction(comparison),
+        opening(demonstration),
+        facts(demonstration),
+        pictures(demonstration),
+        table(demonstration),
+        samples(demonstration),
+        explanations(demonstration),
+        method(demonstration),
+        reproduction(demonstration),
     )
-    title = escape(heading(comparison))
+    title = escape(heading(demonstration))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -64,28 +64,28 @@ def page(comparison: Comparison) -> str:
     )
 
 
-def heading(comparison: Comparison) -> str:
+def heading(demonstration: Demonstration) -> str:
     """Who stands against whom."""
-    return " and ".join(system.title for system in comparison.systems)
+    return " and ".join(system.title for system in demonstration.systems)
 
 
-def opening(comparison: Comparison) -> str:
+def opening(demonstration: Demonstration) -> str:
     """What was done and what came out, in a paragraph that only says what the numbers say."""
-    first, text = comparison.systems[0], comparison.text
-    read = comparison.steps * comparison.length * comparison.batch
+    first, text = demonstration.systems[0], demonstration.text
+    read = demonstration.steps * demonstration.length * demonstration.batch
     return (
         '<div class="brand">mnemos</div>\n'
-        f"<h1>{escape(heading(comparison))}</h1>\n"
-        f'<p class="lede">{_models(comparison)}, trained for {comparison.steps:,} steps on the same '
+        f"<h1>{escape(heading(demonstration))}</h1>\n"
+        f'<p class="lede">{_models(demonstration)}, trained for {demonstration.steps:,} steps on the same '
         "windows of "
-        f"{comparison.length:,} tokens, {read / 1e6:.3g} million tokens of {escape(text.source)} in all. "
-        f"{verdict(comparison)} {endurance(first)}</p>"
+        f"{demonstration.length:,} tokens, {read / 1e6:.3g} million tokens of {escape(text.source)} in all. "
+        f"{verdict(demonstration)} {endurance(first)}</p>"
     )
 
 
-def verdict(comparison: Comparison) -> str:
+def verdict(demonstration: Demonstration) -> str:
     """How the systems compare on held-out text, or how the only one does."""
-    first, *others = comparison.systems
+    first, *others = demonstration.systems
     said = [f"{escape(first.title)} needs {first.held_out.value.mean:.3f} bits per byte of held-out text."]
     for other in others:
         difference = first.held_out.minus(other.held_out)
@@ -112,11 +112,11 @@ def endurance(system: System) -> str:
     )
 
 
-def facts(comparison: Comparison) -> str:
+def facts(demonstration: Demonstration) -> str:
     """The headline numbers of the first system."""
-    first = comparison.systems[0]
+    first = demonstration.systems[0]
     stream, position, again = first.streaming, first.by_position, first.continuation
-    cache = comparison.cache_bytes_per_token * stream.tokens
+    cache = demonstration.cache_bytes_per_token * stream.tokens
     cards = (
         (
             "Held-out text",
@@ -153,9 +153,9 @@ def facts(comparison: Comparison) -> str:
     )
 
 
-def pictures(comparison: Comparison) -> str:
+def pictures(demonstration: Demonstration) -> str:
     """The five pictures with a legend above them."""
-    first = comparison.systems[0]
+    first = demonstration.systems[0]
     stream = first.streaming
     shown: tuple[tuple[Draw, str, str], ...] = (
         (
@@ -198,58 +198,61 @@ def pictures(comparison: Comparison) -> str:
     )
     items = "".join(
         f'<li class="{name}"><span>{escape(system.title)}</span></li>'
-        for name, system in zip(CLASSES, comparison.systems, strict=False)
+        for name, system in zip(CLASSES, demonstration.systems, strict=False)
     )
     drawn = "\n".join(
-        f"<figure>\n<h3>{title}</h3>\n{picture(draw, comparison)}\n<figcaption>{caption}</figcaption>\n</figure>"
+        f"<figure>\n<h3>{title}</h3>\n{picture(draw, demonstration)}\n<figcaption>{caption}</figcaption>\n</figure>"
         for draw, title, caption in shown
     )
     legend = f'<ul class="legend">{items}</ul>'
     return f'<h2>What was measured</h2>\n{legend}\n<div class="pictures">\n{drawn}\n</div>'
 
 
-def table(comparison: Comparison) -> str:
+def table(demonstration: Demonstration) -> str:
     """All systems side by side, one row per number."""
     rows = (
-        ("Parameters", [f"{s.parameters:,}" for s in comparison.systems]),
+        ("Parameters", [f"{s.parameters:,}" for s in demonstration.systems]),
         (
             "Held-out bits per byte",
-            [f"{s.held_out.value.mean:.4f}<small>{_interval(s.held_out.value, 4)}</small>" for s in comparison.systems],
-        ),
-        (
-            f"Bits per byte beyond {comparison.length:,} tokens",
             [
-                f"{s.by_position.beyond.mean:.4f}<small>{_interval(s.by_position.beyond, 4)}</small>"
-                for s in comparison.systems
+                f"{s.held_out.value.mean:.4f}<small>{_interval(s.held_out.value, 4)}</small>"
+                for s in demonstration.systems
             ],
         ),
-        ("State of one stream", [f"{size(s.streaming.state_bytes)}" for s in comparison.systems]),
+        (
+            f"Bits per byte beyond {demonstration.length:,} tokens",
+            [
+                f"{s.by_position.beyond.mean:.4f}<small>{_interval(s.by_position.beyond, 4)}</small>"
+                for s in demonstration.systems
+            ],
+        ),
+        ("State of one stream", [f"{size(s.streaming.state_bytes)}" for s in demonstration.systems]),
         (
             "State constant over the stream",
-            ["yes" if s.streaming.state_constant else "no" for s in comparison.systems],
+            ["yes" if s.streaming.state_constant else "no" for s in demonstration.systems],
         ),
         (
             "Late over early cost of a token",
-            [f"{s.streaming.late_over_early:.3f}" for s in comparison.systems],
+            [f"{s.streaming.late_over_early:.3f}" for s in demonstration.systems],
         ),
         (
             "Streaming, tokens per second",
-            [f"{s.streaming.tokens_per_second:,.0f}" for s in comparison.systems],
+            [f"{s.streaming.tokens_per_second:,.0f}" for s in demonstration.systems],
         ),
-        ("Training, tokens per second", [f"{s.training_tokens_per_second:,.0f}" for s in comparison.systems]),
-        ("FLOPs per token, forward", [f"{s.flops_per_token / 1e6:,.2f} million" for s in comparison.systems]),
+        ("Training, tokens per second", [f"{s.training_tokens_per_second:,.0f}" for s in demonstration.systems]),
+        ("FLOPs per token, forward", [f"{s.flops_per_token / 1e6:,.2f} million" for s in demonstration.systems]),
         (
             "Saved state in a new process",
             [
                 "equal to the last bit"
                 if s.continuation.exact
                 else f"differs by {s.continuation.largest_difference:.1e}"
-                for s in comparison.systems
+                for s in demonstration.systems
             ],
         ),
     )
     head = "".join(
-        f'<th class="{name}">{escape(s.title)}</th>' for name, s in zip(CLASSES, comparison.systems, strict=False)
+        f'<th class="{name}">{escape(s.title)}</th>' for name, s in zip(CLASSES, demonstration.systems, strict=False)
     )
     body = "\n".join(f"<tr><th>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for name, cells in rows)
     return (
@@ -258,13 +261,13 @@ def table(comparison: Comparison) -> str:
     )
 
 
-def samples(comparison: Comparison) -> str:
+def samples(demonstration: Demonstration) -> str:
     """What each system wrote."""
     shown = "\n".join(
         f'<h3 class="{name}">{escape(s.title)}</h3>\n'
         '<pre class="text"><span '
         f'class="prompt">{escape(s.sample.prompt)}</span>{escape(s.sample.text)}</pre>'
-        for name, s in zip(CLASSES, comparison.systems, strict=False)
+        for name, s in zip(CLASSES, demonstration.systems, strict=False)
     )
     return (
         "<h2>What they write</h2>\n<p class='soft'>The grey beginning was given. These are small "
@@ -273,26 +276,26 @@ def samples(comparison: Comparison) -> str:
     )
 
 
-def explanations(comparison: Comparison) -> str:
+def explanations(demonstration: Demonstration) -> str:
     """What each system is, in its own words."""
     shown = "\n".join(
         f"<details><summary>{escape(s.title)} <span class='soft'>({escape(s.name)})</span></summary>"
         f"<pre>{escape(s.explanation)}</pre></details>"
-        for s in comparison.systems
+        for s in demonstration.systems
     )
     return f"<h2>What they are</h2>\n{shown}"
 
 
-def method(comparison: Comparison) -> str:
+def method(demonstration: Demonstration) -> str:
     """How the numbers came about."""
-    text, first = comparison.text, comparison.systems[0]
+    text, first = demonstration.text, demonstration.systems[0]
     held_out, stream, again = first.held_out, first.streaming, first.continuation
     return (
         "<h2>How it was measured</h2>\n"
         f"<p>Text: {escape(text.source)}; {text.training_tokens:,} tokens to learn from and "
         f"{text.held_out_tokens:,} held out, tokens are {escape(text.tokenizer)}. Every system saw "
         "the same windows in the same order: "
-        f"{comparison.steps:,} steps of {comparison.batch} windows of {comparison.length:,} tokens.</p>\n"
+        f"{demonstration.steps:,} steps of {demonstration.batch} windows of {demonstration.length:,} tokens.</p>\n"
         f"<p>Held-out bits per byte: {len(held_out.by_window)} windows of {held_out.length:,} "
         "tokens spread over the "
         "held-out text, each begun with an empty memory; Student's 95 % interval over windows. "
@@ -309,12 +312,12 @@ def method(comparison: Comparison) -> str:
     )
 
 
-def reproduction(comparison: Comparison) -> str:
+def reproduction(demonstration: Demonstration) -> str:
     """Where it ran, and what to type to have it again."""
     rows = "\n".join(
-        f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in comparison.environment.items()
+        f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in demonstration.environment.items()
     )
-    commands = escape("\n".join(comparison.commands))
+    commands = escape("\n".join(demonstration.commands))
     return (
         f"<h2>Run it again</h2>\n<pre>{commands}</pre>\n"
         f'<div class="wide"><table class="plain">\n{rows}\n</table></div>\n'
@@ -322,8 +325,8 @@ def reproduction(comparison: Comparison) -> str:
     )
 
 
-def _models(comparison: Comparison) -> str:
-    counts = [system.parameters for system in comparison.systems]
+def _models(demonstration: Demonstration) -> str:
+    counts = [system.parameters for system in demonstration.systems]
     words = {1: "One language model", 2: "Two language models"}.get(len(counts), f"{len(counts)} language models")
     millions = dict.fromkeys(f"{count / 1e6:.2f}" for count in counts)
     return f"{words} of {' and '.join(millions)} million parameters"

@@ -226,9 +226,7 @@ def _scores(
     return torch.cat(rows), torch.cat(scores), joined
 
 
-def examples(
-    task: Task, seed: int, *, batch: int = 32, questions: int = 2000, stream: int = ASKING
-) -> Iterator[Batch]:
+def examples(task: Task, seed: int, *, batch: int = 32, questions: int = 2000, stream: int = ASKING) -> Iterator[Batch]:
     """The batches by which a trial of that seed is judged on one of its tasks."""
     size = max(1, min(batch, 32768 // task.length))
     asked, index = 0, 0

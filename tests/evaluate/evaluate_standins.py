@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mnemos.evaluate import BitsPerByte, Continuation, Piece, loss_by_position
-from mnemos.evaluate.comparison import Comparison, Learned, Sample, System, Text
+from mnemos.evaluate.demo_results import Demonstration, Learned, Sample, System, Text
 from mnemos.evaluate.estimate import estimate
 from mnemos.evaluate.streaming import summary
 from mnemos.train.corpus import Corpus
@@ -58,9 +58,9 @@ def counting_corpus(tokens: int, held_out: int, vocabulary: int = 16, bytes_per_
     )
 
 
-def made_up_comparison() -> Comparison:
+def made_up_comparison() -> Demonstration:
     """Two systems with smooth made-up numbers, every one of them recognisable."""
-    return Comparison(
+    return Demonstration(
         systems=(
             made_up_system("one", "The First System", 0.0),
             made_up_system("two", "The <Second> System", 0.12),

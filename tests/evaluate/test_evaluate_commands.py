@@ -16,7 +16,7 @@ import pytest
 import mnemos as mn
 from mnemos.cli import demo, main
 from mnemos.evaluate import BitsPerByte, LossByPosition, Streaming
-from mnemos.evaluate.comparison import Comparison
+from mnemos.evaluate.demo_results import Demonstration
 
 SIZES = "--steps 3 --width 16 --depth 1 --heads 2 --length 16 --batch 2 --stream 8192"
 DEMO = ["demo", "--data", "text.txt", *SIZES.split()]
@@ -103,17 +103,17 @@ def test_a_demo_goes_from_text_to_page_and_is_not_done_twice(
     shown = capsys.readouterr().out
     out = here / "out"
     assert f"The report: {out / 'report.html'}" in shown
-    comparison = Comparison.from_json((out / "results.json").read_text())
-    ours, theirs = comparison.systems
+    demonstration = Demonstration.from_json((out / "results.json").read_text())
+    ours, theirs = demonstration.systems
     assert abs(theirs.parameters / ours.parameters - 1) <= 0.01
-    assert comparison.steps == 3 and ours.training[-1].step == 3 and ours.training[-1].tokens == 3 * 2 * 16
-    for system in comparison.systems:
+    assert demonstration.steps == 3 and ours.training[-1].step == 3 and ours.training[-1].tokens == 3 * 2 * 16
+    for system in demonstration.systems:
         assert system.continuation.exact and system.streaming.tokens == 8192
         assert system.sample.prompt and system.explanation and f"{system.parameters:,}" in shown
     assert "häufig" in ours.sample.prompt or "memory" in ours.sample.prompt
-    assert comparison.text.streamed == "the held-out text, read over and over,"
+    assert demonstration.text.streamed == "the held-out text, read over and over,"
     again = "mnemos demo --data text.txt --width 16 --depth 1 --length 16 --batch 2 --stream 8192 --steps 3 --out out"
-    assert comparison.commands[0] == again  # two heads are the default
+    assert demonstration.commands[0] == again  # two heads are the default
     page = (out / "report.html").read_text()
 
     # Done already: the same command measures nothing again and gives the same page.
@@ -146,7 +146,7 @@ def test_a_demo_that_was_killed_goes_on_to_the_numbers_of_an_unbroken_one(here: 
             assert not (Path(out) / "sliding_window").exists(), "killed too late to show anything"
             assert subprocess.run(command, env={**os.environ, "PYTHONPATH": root}).returncode == 0
         assert process.wait() == (-signal.SIGKILL if killed else 0)
-    one, two = (Comparison.from_json(Path(out, "results.json").read_text()) for out in ("unbroken", "killed"))
+    one, two = (Demonstration.from_json(Path(out, "results.json").read_text()) for out in ("unbroken", "killed"))
     for ours, theirs in zip(one.systems, two.systems, strict=True):
         assert ours.held_out == theirs.held_out and ours.by_position == theirs.by_position
         assert ours.sample == theirs.sample

@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 from evaluate_standins import made_up_comparison
 
-from mnemos.evaluate.comparison import Comparison
+from mnemos.evaluate.demo_results import Demonstration
 from mnemos.evaluate.estimate import Estimate
 from mnemos.evaluate.report import page, verdict, write_report
 
 
 @pytest.fixture(scope="module")
-def comparison() -> Comparison:
+def demonstration() -> Demonstration:
     return made_up_comparison()
 
 
 @pytest.fixture(scope="module")
-def text(comparison: Comparison) -> str:
-    return page(comparison)
+def text(demonstration: Demonstration) -> str:
+    return page(demonstration)
 
 
 class Reader(HTMLParser):
@@ -90,9 +90,9 @@ def test_pictures_take_their_colours_from_the_theme(text: str):
     assert body.count("var(--first)") > 5 and body.count("var(--second)") > 5
 
 
-def test_every_number_of_the_results_is_on_the_page(text: str, comparison: Comparison):
+def test_every_number_of_the_results_is_on_the_page(text: str, demonstration: Demonstration):
     shown = " ".join(read(text).words)
-    for system in comparison.systems:
+    for system in demonstration.systems:
         stream = system.streaming
         for value in (
             f"{system.parameters:,}",
@@ -114,34 +114,34 @@ def test_every_number_of_the_results_is_on_the_page(text: str, comparison: Compa
     assert "A Made-up Processor" in shown and "mnemos demo --out demo-run" in shown
 
 
-def test_the_verdict_says_only_what_the_interval_allows(comparison: Comparison):
-    first, second = comparison.systems
-    assert "0.120 bits (0.118 to 0.122) fewer than the 2.221 of The &lt;Second&gt; System" in verdict(comparison)
-    swapped = dataclasses.replace(comparison, systems=(second, first))
+def test_the_verdict_says_only_what_the_interval_allows(demonstration: Demonstration):
+    first, second = demonstration.systems
+    assert "0.120 bits (0.118 to 0.122) fewer than the 2.221 of The &lt;Second&gt; System" in verdict(demonstration)
+    swapped = dataclasses.replace(demonstration, systems=(second, first))
     assert "0.120 bits (0.118 to 0.122) more than the 2.101 of The First System" in verdict(swapped)
     noisy = tuple(v + (-1) ** k for k, v in enumerate(first.held_out.by_window))
     equal = dataclasses.replace(
         second,
         held_out=dataclasses.replace(second.held_out, by_window=noisy, value=Estimate(2.1, 2, 2.2, 64)),
     )
-    assert "is within the noise" in verdict(dataclasses.replace(comparison, systems=(first, equal)))
+    assert "is within the noise" in verdict(dataclasses.replace(demonstration, systems=(first, equal)))
 
 
-def test_what_did_not_hold_is_not_claimed(comparison: Comparison):
-    first, second = comparison.systems
+def test_what_did_not_hold_is_not_claimed(demonstration: Demonstration):
+    first, second = demonstration.systems
     grown = dataclasses.replace(
         first,
         streaming=dataclasses.replace(first.streaming, state_constant=False, state_bytes=5_000_000),
         continuation=dataclasses.replace(first.continuation, exact=False, largest_difference=2.5e-4),
     )
-    text = page(dataclasses.replace(comparison, systems=(grown, second)))
+    text = page(dataclasses.replace(demonstration, systems=(grown, second)))
     assert "its state grew to 5 MB" in text and "State, whatever the length" not in text
     assert "differs by 2.5e-04" in text and "exact" not in text
 
 
-def test_page_picture_and_results_are_written(tmp_path: Path, comparison: Comparison):
-    path = write_report(comparison, tmp_path / "new")
+def test_page_picture_and_results_are_written(tmp_path: Path, demonstration: Demonstration):
+    path = write_report(demonstration, tmp_path / "new")
     assert sorted(p.name for p in path.parent.iterdir()) == ["picture.png", "report.html", "results.json"]
     assert path == tmp_path / "new" / "report.html"
-    assert Comparison.from_json((path.parent / "results.json").read_text()) == comparison
+    assert Demonstration.from_json((path.parent / "results.json").read_text()) == demonstration
     assert (path.parent / "picture.png").read_bytes().startswith(b"\x89PNG")

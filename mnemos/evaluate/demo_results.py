@@ -60,7 +60,7 @@ class Text(Result):
 
 
 @dataclass(frozen=True)
-class Comparison(Result):
+class Demonstration(Result):
     """Systems trained on the same tokens; the first is the one that the report is about."""
 
     systems: tuple[System, ...]

@@ -9,9 +9,9 @@ import pytest
 
 import mnemos as mn
 from mnemos.errors import DataError, InvalidValue, RunError
-from mnemos.evaluate import contest
-from mnemos.evaluate.contest import Asked, Plan, affordable_steps, make_plan, matching_transformer, refuse_short
-from mnemos.evaluate.contest import training_runs as runs
+from mnemos.evaluate import demo_plan
+from mnemos.evaluate.demo_plan import Asked, Plan, affordable_steps, make_plan, matching_transformer, refuse_short
+from mnemos.evaluate.demo_plan import training_runs as runs
 from mnemos.train import ByteTokenizer, open_corpus
 
 TINY = Asked(data="text.txt", steps=3, width=16, depth=1, heads=2, length=16, batch=2, stream=8192)
@@ -44,7 +44,7 @@ def test_steps_fill_the_time_that_was_given(monkeypatch: pytest.MonkeyPatch, her
             self.steps += 1
 
     monkeypatch.setattr(contest, "Trainer", Timed)
-    monkeypatch.setattr(contest.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(demo_plan.time, "perf_counter", lambda: clock[0])
     asked = dataclasses.replace(TINY, steps=None, minutes=2.0)
     assert affordable_steps(asked, here) == 600  # 600 * (0.3 + 0.1) seconds are 2 * 2 minutes
 
