@@ -134,6 +134,44 @@ def test_positions_are_counted_within_the_kept_entries() -> None:
         assert_same(out[:, t], torch.einsum("bhts,bshv->bthv", weights, v[:, kept])[:, 0])
 
 
+def test_without_sinks_counting_the_kept_entries_is_counting_the_stream() -> None:
+    """What is kept is then in one piece, and only distances matter."""
+    q, k, v = inputs()
+    at = torch.arange(T, dtype=torch.float64)
+    expected = attention(rotated(q, at, 100.0), rotated(k, at, 100.0), v, 5)
+    for read in (ROTARY, ROTARY.replace(positions="original")):
+        assert_same(run(mn.KVMemory(retain=mn.Window(5), read=read), q, k, v), expected)
+
+
+@pytest.mark.parametrize("sinks", [0, 2])
+def test_turned_keys_that_move_up_with_every_eviction(sinks: int) -> None:
+    """Another way to do it: keys are kept turned, and those behind a dropped one are turned back by one place."""
+    window = mn.Window(5, sinks)
+    q, k, v = inputs()
+    out = run(mn.KVMemory(retain=window, read=ROTARY), q, k, v)
+    keys, values = k[:, :0], v[:, :0]
+    for t in range(T):
+        if t >= window.size + sinks:
+            moved = rotated(keys[:, sinks + 1 :], torch.tensor([-1.0]).double(), 100.0)
+            keys, values = (
+                torch.cat([x[:, :sinks], y], 1) for x, y in ((keys, moved), (values, values[:, sinks + 1 :]))
+            )
+        here = torch.tensor([float(keys.shape[1])]).double()
+        keys = torch.cat([keys, rotated(k[:, t : t + 1], here, 100.0)], 1)
+        values = torch.cat([values, v[:, t : t + 1]], 1)
+        asked = rotated(q[:, t : t + 1], here, 100.0)
+        weights = torch.einsum("bthk,bshk->bhts", asked, keys).div(math.sqrt(K)).softmax(-1)
+        assert_same(out[:, t], torch.einsum("bhts,bshv->bthv", weights, values)[:, 0])
+
+
+@pytest.mark.parametrize(("time", "window"), [(30, 5), (31, 5), (32, 8), (39, 8), (30, 15)])
+@pytest.mark.parametrize("sinks", [0, 3])
+def test_sequences_that_windows_divide_and_others(time: int, window: int, sinks: int) -> None:
+    """Whole blocks of queries only, and a last one that is cut off."""
+    q, k, v = inputs(time)
+    assert_same(run(mn.KVMemory(retain=mn.Window(window, sinks)), q, k, v), attention(q, k, v, window, sinks))
+
+
 def test_what_was_dropped_has_no_effect() -> None:
     q, k, v = inputs()
     memory = mn.KVMemory(retain=mn.Window(5, sinks=2), read=ROTARY)

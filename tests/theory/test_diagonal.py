@@ -197,6 +197,37 @@ def test_a_constant_angle_is_retnets_rotation_of_queries_and_keys(objective: mn.
     assert_same(shifted, expected)
 
 
+def test_without_decay_a_constant_angle_is_linear_attention_with_rotary_positions() -> None:
+    """o_t = sum_s Re(conj(z(q_t)) e^(i (s - t) frequency) z(k_s)) v_s, z the pairs as complex numbers."""
+    q, k, v = inputs()
+    frequency = 100.0 ** (-torch.arange(K // 2, dtype=torch.float64) * 2 / K)
+    of_q, of_k = (torch.complex(x[..., : K // 2], x[..., K // 2 :]) for x in (q, k))
+    lag = torch.arange(T)[:, None] - torch.arange(T)
+    turn = torch.exp(-1j * lag[..., None] * frequency)
+    scores = torch.einsum("bthi,tsi,bshi->bhts", of_q.conj(), turn, of_k).real.tril()
+    controls = {"decay": torch.ones(B, T, H).double(), "angle": -frequency.expand(B, T, H, K // 2)}
+    out, _ = mn.run(hebbian(mn.Decay(rotate="key")), q, k, v, controls)
+    assert_same(out, torch.einsum("bhts,bshv->bthv", scores, v))
+
+
+def test_with_any_decays_only_relative_positions_count() -> None:
+    """A decay for each token and head commutes with turning: queries and keys may stand anywhere."""
+    layer = mn.LayerSpec(hebbian(mn.Decay()), rotation=True).build(2 * K, 2).double()
+    with torch.no_grad():
+        for parameter in layer.controls.parameters():
+            parameter.normal_()
+    x = torch.randn(B, T, 2 * K, dtype=torch.float64)
+    start = layer.init_state(B)
+    decay = layer.controls["decay"](x).detach()
+    assert float(decay.max() - decay.min()) > 0.5
+    here, _ = layer(x, start)
+    there, _ = layer(x, start.successor(**start.entries | {"count": start["count"] + 1000}))
+    assert_same(there, here, 1e-9)
+    plain = mn.LayerSpec(hebbian(mn.Decay())).build(2 * K, 2).double()
+    plain.load_state_dict(layer.state_dict())
+    assert float((plain(x)[0] - here).detach().abs().max()) > 1e-3
+
+
 TURNING = [mn.Decay(per=per, rotate="key") for per in ("head", "pair", "value")] + [
     mn.Decay(per=per, rotate="value") for per in ("head", "pair", "channel")
 ]

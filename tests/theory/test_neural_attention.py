@@ -89,6 +89,29 @@ def test_no_last_layer_no_preference() -> None:
     assert_same(out, v.cumsum(1) / torch.arange(1, T + 1)[:, None, None])
 
 
+def test_no_second_layer_no_preference() -> None:
+    q, k, v = inputs()
+    controls = same_for_all(**network(4) | {"second_weight": torch.zeros(4, K)})
+    out, _ = mn.run(mn.KVMemory(read=MLPScores(4)), q, k, v, controls(T))
+    assert_same(out, v.cumsum(1) / torch.arange(1, T + 1)[:, None, None])
+
+
+def test_a_last_bias_would_change_nothing_and_learn_nothing() -> None:
+    """A unit that is always 1 has the bias for its weight."""
+    q, k, v = inputs()
+    own = network(4)
+    expected, _ = mn.run(mn.KVMemory(read=MLPScores(4)), q, k, v, same_for_all(**own)(T))
+    own["second_weight"] = torch.cat([own["second_weight"], torch.zeros(1, K)])
+    own["second_bias"] = torch.cat([own["second_bias"], torch.ones(1)])
+    own["third_weight"] = torch.cat([own["third_weight"], torch.tensor([0.7])])
+    controls = same_for_all(**own)(T)
+    third = controls["third_weight"].clone().requires_grad_()
+    out, _ = mn.run(mn.KVMemory(read=MLPScores(5)), q, k, v, controls | {"third_weight": third})
+    assert_same(out, expected)
+    (gradient,) = torch.autograd.grad(out.square().sum(), third)
+    assert float(gradient[..., 4].abs().max()) < 1e-13 < 1e-3 < float(gradient[..., :4].abs().max())
+
+
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_without_a_nonlinearity_the_query_has_no_say(activation: str) -> None:
     """Units that are far on their positive side are linear: what q adds is then the same for all keys."""

@@ -88,6 +88,47 @@ def test_a_layer_learns_a_vector_for_every_distance() -> None:
     assert rule.table.grad is not None and bool((rule.table.grad != 0).all())
 
 
+def layer_of(lags: int) -> mn.MemoryLayer:
+    return mn.MemoryLayer(mn.zoo.music_transformer(lags=lags), width=8, heads=2).double()
+
+
+def table_of(layer: mn.MemoryLayer) -> Tensor:
+    table = layer.asking["bias"].table
+    assert isinstance(table, Tensor)
+    return table.detach()
+
+
+def test_a_table_of_zeros_or_of_one_vector_is_plain_attention() -> None:
+    layer, x = layer_of(T), torch.randn(B, T, 8, dtype=torch.float64)
+    plain = mn.LayerSpec(mn.KVMemory()).build(8, 2).double()
+    plain.load_state_dict({"project.weight": layer.project.weight, "out.weight": layer.out.weight})
+    assert float((layer(x)[0] - plain(x)[0]).detach().abs().max()) > 1e-3
+    for vector in (torch.zeros(2, 1, 4), torch.randn(2, 1, 4)):
+        table_of(layer).copy_(vector)
+        assert_same(layer(x)[0].detach(), plain(x)[0].detach())
+
+
+@pytest.mark.parametrize("lags", [5, T, T + 4])
+def test_vectors_of_zeros_for_larger_distances_change_nothing(lags: int) -> None:
+    """Whether the table is shorter or longer than the sequence."""
+    short, longer, x = layer_of(lags), layer_of(lags + 3), torch.randn(B, T, 8, dtype=torch.float64)
+    longer.load_state_dict(short.state_dict() | {"asking.bias.table": F.pad(table_of(short), (0, 0, 0, 3))})
+    assert_same(longer(x)[0].detach(), short(x)[0].detach())
+
+
+def test_tokens_that_get_no_weight_in_front_change_nothing() -> None:
+    """All keep their distances, and all of the table is in use."""
+    q, k, v = inputs()
+    bias, front = torch.randn(B, T, H, T + 6, dtype=torch.float64), 6
+    memory = mn.KVMemory(read=Relative(T + front, scale=0.5))
+    alone, _ = mn.run(memory, q, k, v, {"bias": bias})
+    masking = torch.cat([torch.full((front,), -1e9), torch.zeros(T)]).double()[:, None, None].expand(B, -1, H, 1)
+    before = [torch.randn(B, front, *x.shape[2:], dtype=torch.float64) for x in (q, k, v, bias)]
+    q, k, v, bias = (torch.cat([one, x], 1) for one, x in zip(before, (q, k, v, bias), strict=True))
+    whole, _ = mn.run(memory, F.pad(q, (0, 1), value=1.0), torch.cat([k, masking], -1), v, {"bias": bias})
+    assert_same(whole[:, front:], alone)
+
+
 def test_options_that_cannot_be() -> None:
     for given, message in (({"length": 0}, "at least 1"), ({"beyond": "wrap"}, '"zero" or "clip"')):
         with pytest.raises(mn.MnemosError, match=message):

@@ -258,6 +258,31 @@ def test_lazy_eviction_keeps_what_comes_back_within_its_window() -> None:
 
 
 @pytest.mark.parametrize("preference", ["printed", "described", None])
+@pytest.mark.parametrize(("window", "interval"), [(4, 1), (4, 3), (4, 4), (6, 2), (6, 6)])
+def test_lazy_eviction_never_drops_what_comes_back(window: int, interval: int, preference: str | None) -> None:
+    """As many items as the budget leaves room for beside the recent ones, each asked for every so many tokens, at most
+    the window: after no token is any of them gone."""
+    number, time = min(3, interval), 40
+    asked = {t: t % interval for t in range(interval, time) if t % interval < number}
+    policy = LazyEviction(window + number, window, 0, window, 0.5, preference)  # pyright: ignore[reportArgumentType]
+    rule, (q, k, v) = memory(policy), pointing(asked, time)
+    state = rule.init(B, H, time, time, dtype=torch.float64)
+    for t in range(time):
+        _, state = rule.step(state, q[:, t], k[:, t], v[:, t])
+        items = {*range(min(number, t + 1))}
+        assert all(items <= set(kept) for row in positions(state) for kept in row)
+
+
+@pytest.mark.parametrize("period", [1, 3, 5])
+def test_lazy_eviction_that_sees_nothing_come_back_slides(period: int) -> None:
+    """An eviction leaves the newest entries, and all that come until the next are added."""
+    policy = LazyEviction(7, period=period, recent=period, threshold=1.0)
+    for t, state in enumerate(steps(policy, *inputs())):
+        first = max((t + 1) // period * period - 7, 0)
+        assert positions(state) == [[list(range(first, t + 1))] * H] * B
+
+
+@pytest.mark.parametrize("preference", ["printed", "described", None])
 def test_lazy_eviction_notes(preference: str | None) -> None:
     """Gaps never shrink, no activation lies in the future, and one now is worth 1 by the first term."""
     policy = LazyEviction(9, period=3, recent=3, threshold=0.15, preference=preference)  # pyright: ignore
@@ -298,6 +323,20 @@ def test_least_recently_attended_keeps_what_is_hot() -> None:
     assert survives(LeastRecentlyAttended(5, threshold=0.5), 0, asked, 50)
     assert not survives(LeastRecentlyAttended(5, threshold=1.0), 0, asked, 50)
     assert not survives(LeastRecentlyAttended(5, threshold=0.5), 0, dict.fromkeys(range(3, 30, 3), 0), 50)
+
+
+@pytest.mark.parametrize("hot", [1, 2, 4])
+def test_least_recently_attended_never_drops_what_all_attend_to(hot: int) -> None:
+    """All tokens attend to the same few: these are kept after every token, if beside them there is room for the
+    newest entry and the one before it, which its own token makes as recent."""
+    time = 30
+    k = torch.eye(time, dtype=torch.float64)[None, :, None].expand(B, -1, H, -1)
+    q = 40 * math.sqrt(time) * k[:, :hot].sum(1)
+    rule = memory(LeastRecentlyAttended(hot + 2, threshold=0.5 / hot))
+    state = rule.init(B, H, time, time, dtype=torch.float64)
+    for t in range(time):
+        _, state = rule.step(state, q, k[:, t], torch.randn(B, H, time, dtype=torch.float64))
+        assert positions(state) == [[sorted({*range(min(hot, t + 1)), max(t - 1, 0), t})] * H] * B
 
 
 def test_an_entry_that_nobody_looked_at_is_as_recent_as_its_token() -> None:

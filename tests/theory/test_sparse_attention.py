@@ -184,6 +184,15 @@ def test_blocks_see_each_other_whole_and_as_tokens_would() -> None:
     assert torch.equal(matrix(PowersOfTwo(4, 2, 1), 28), blocks)
 
 
+@pytest.mark.parametrize(("window", "sinks"), [(0, 0), (1, 0), (7, 0), (2, 5), (6, 3)])
+def test_blocks_of_one_token_are_the_rule_for_tokens(window: int, sinks: int) -> None:
+    """A lag of 0, of a power of two, or below the window, or one of the first positions."""
+    seen, powers = matrix(PowersOfTwo(1, window, sinks), 70), [2**n for n in range(7)]
+    for i in range(70):
+        wanted = [j for j in range(i + 1) if i == j or i - j in powers or i - j < window or j < sinks]
+        assert seen[i].nonzero().flatten().tolist() == wanted
+
+
 def test_one_token_of_each_distance_is_found() -> None:
     """The system of the zoo keeps everything, reads little of it, and has no gap in what its layers reach."""
     spec = mn.ModelSpec(
@@ -265,6 +274,23 @@ def test_limits_of_neighbourhoods_on_a_line() -> None:
     for residue in range(3):
         part = slice(residue, None, 3)
         assert_same(out[:, part], run(Neighborhood(4, 1, 2), q[:, part], k[:, part], v[:, part]))
+
+
+def test_a_neighbourhood_longer_than_the_sequence_is_full_attention() -> None:
+    q, k, v = inputs()
+    causal = torch.ones(T, T).tril().bool()
+    for mask in (Neighborhood(T + 1), Neighborhood(100), Neighborhood(40, stride=7)):
+        assert_same(run(mask, q, k, v), dense(q, k, v, causal))
+
+
+@pytest.mark.parametrize(("columns", "dilation"), [(1, 1), (2, 1), (3, 1), (4, 1), (7, 1), (3, 2), (2, 3)])
+def test_a_grid_neighbourhood_of_one_row_is_a_line(columns: int, dilation: int) -> None:
+    """Row by row, and nothing of any other."""
+    seen = matrix(GridNeighborhood(7, 1, columns, 1, dilation), 28)
+    for t in range(28):
+        row, column = divmod(t, 7)
+        wanted = {7 * row + c for c in axis(column, 7, columns, dilation) if c <= column}
+        assert {i for i, s in enumerate(seen[t].tolist()) if s} == wanted
 
 
 def test_a_stride_group_shares_the_beginning_of_its_window() -> None:
