@@ -43,7 +43,7 @@ def test_steps_fill_the_time_that_was_given(monkeypatch: pytest.MonkeyPatch, her
             clock[0] += self.cost if self.steps > 1 else 5.0  # the first two are slow
             self.steps += 1
 
-    monkeypatch.setattr(contest, "Trainer", Timed)
+    monkeypatch.setattr(demo_plan, "Trainer", Timed)
     monkeypatch.setattr(demo_plan.time, "perf_counter", lambda: clock[0])
     asked = dataclasses.replace(TINY, steps=None, minutes=2.0)
     assert affordable_steps(asked, here) == 600  # 600 * (0.3 + 0.1) seconds are 2 * 2 minutes
@@ -52,9 +52,9 @@ def test_steps_fill_the_time_that_was_given(monkeypatch: pytest.MonkeyPatch, her
 def test_a_plan_is_made_once(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
     corpus = open_corpus("text.txt", ByteTokenizer())
     asked = dataclasses.replace(TINY, steps=None)
-    monkeypatch.setattr(contest, "affordable_steps", lambda asked, out: 17)
+    monkeypatch.setattr(demo_plan, "affordable_steps", lambda asked, out: 17)
     plan = make_plan(asked, corpus, here / "demo")
-    monkeypatch.setattr(contest, "affordable_steps", lambda asked, out: 99)
+    monkeypatch.setattr(demo_plan, "affordable_steps", lambda asked, out: 99)
     assert make_plan(asked, corpus, here / "demo") == plan == Plan.from_json(plan.to_json())
     assert plan.steps == 17
 
