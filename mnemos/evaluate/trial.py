@@ -258,6 +258,8 @@ def _stream_per_token(model: nn.Module, task: Task, device: str, tokens: int = 3
         token = inputs[:, i % task.length][:, None]
         began = time.perf_counter()
         _, state = model(token, state)
+        if device == "cuda":
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - began)
     return sorted(times)[len(times) // 2]
 

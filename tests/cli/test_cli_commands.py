@@ -108,6 +108,11 @@ def test_the_command_runs_in_a_process_of_its_own() -> None:
     assert "steps must be at least 1; got 0" in ended.stderr
 
 
+def test_the_package_is_the_command() -> None:
+    ended = subprocess.run([sys.executable, "-m", "mnemos", "--version"], capture_output=True, text=True)
+    assert ended.returncode == 0 and ended.stdout.startswith("mnemos ")
+
+
 def test_a_quiet_run_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert train(more="--quiet") == 0
     captured = capsys.readouterr()

@@ -15,8 +15,9 @@ from mnemos.memory.retain.base import Policy, check_policy, latest
 @dataclass(frozen=True)
 class LeastRecentlyAttended(Policy):
     """LRA (Attendre, arXiv 2401.04881): an entry is worth the token at which it was last attended to, with a weight
-    above `threshold`; its own token before that. With a threshold of 1 or more nothing ever is, and what stays is a
-    window of the last `budget` entries beside the sinks."""
+    above `threshold`; its own token before that. Of equals the older goes, so entries that every token attends to stay
+    where the budget has two places more than there are of them. With a threshold of 1 or more nothing ever is, and
+    what stays is a window of the last `budget` entries beside the sinks."""
 
     budget: int = 256
     period: int = 1
