@@ -33,13 +33,13 @@ def em_llm(
     *,
     sinks: int = 4,
     similar: int = 128,
-    contiguous: int = 64,
+    contiguous: int = 54,
     threshold: float = 1.0,
     refine: Literal["modularity", "conductance"] | None = None,
     given: bool = False,
     kv_heads: int | None = None,
 ) -> LayerSpec:
-    """similar, contiguous: tokens retrieved by similarity, and beside them (0.7 and 0.3 of the paper's budget);
+    """similar, contiguous: tokens retrieved by similarity, and beside them (0.7 and 0.3 of both, as in the paper);
     threshold: standard deviations above the mean at which an event begins. given: surprise is the model's own, minus
     the log probability of each token, and the model is read by `read_with_surprise`. The parameters are those of
     zoo.transformer(), whose weights it can take over as they are."""

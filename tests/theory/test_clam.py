@@ -79,6 +79,27 @@ def test_the_step_is_gradient_descent_on_the_energy() -> None:
     assert float((module(v) - (v - 0.1 * slope)).detach().abs().max()) < 1e-12
 
 
+def test_a_full_step_is_a_step_of_mean_shift() -> None:
+    """To the mean of the memories, each weighted by how likely it is to have made the point."""
+    module, x = clam(rate=1.0, steps=1, scale=1.3), torch.randn(7, 4, dtype=torch.float64)
+    for row, found in zip(x, module(x), strict=True):
+        weights = [math.exp(-1.3 / 2 * float((m - row).square().sum())) for m in module.memories]
+        mean = sum(w * m for w, m in zip(weights, module.memories, strict=True)) / sum(weights)
+        assert float((found - mean).abs().max()) < 1e-12
+
+
+def test_the_energy_curves_at_most_as_a_parabola() -> None:
+    """Its Hessian is I - scale Cov, of the memories under the weights of the point: so that steps below 2 descend."""
+    module = clam(scale=1.3)
+    for v in torch.randn(5, 4, dtype=torch.float64):
+        weights = torch.softmax(-1.3 / 2 * (module.memories - v).square().sum(-1), 0)
+        off = module.memories - weights @ module.memories
+        curve = torch.autograd.functional.hessian(lambda at: module.energy(at[None])[0], v)
+        expected = torch.eye(4, dtype=torch.float64) - 1.3 * off.T @ (weights[:, None] * off)
+        assert float((curve - expected).abs().max()) < 1e-10
+        assert float(torch.linalg.eigvalsh(curve).max()) <= 1 + 1e-12
+
+
 def test_a_full_sharp_step_goes_to_the_nearest_memory() -> None:
     module = clam(rate=1.0, steps=1, scale=1e6)
     x = torch.randn(30, 4, dtype=torch.float64)

@@ -182,6 +182,22 @@ def test_exp_is_the_modern_network_to_first_order() -> None:
     assert torch.equal(recalled(DenseAssociative("exp", sweeps=0), keys, q), mean.sign())
 
 
+@pytest.mark.parametrize("scale", [0.5, 2.0, 8.0])
+def test_exp_descends_where_the_modern_network_goes(scale: float) -> None:
+    """On the sphere, with F(x) = exp(scale x), which is that of patterns `scale` times as long: the slope of the energy
+    points to the softmax mean of the patterns, and answers to small values are its signs."""
+    patterns, s = torch.nn.functional.normalize(torch.randn(9, 12, dtype=torch.float64), dim=-1), signs(30, 12)
+    memory, state = mn.KVMemory(read=Hopfield(scale=scale)), (s / math.sqrt(12)).requires_grad_()
+    held = memory.init(1, 1, 12, 12, dtype=torch.float64)
+    held = memory.write_all(held, patterns[None, :, None], patterns[None, :, None])
+    mean = memory.read(held, state.detach()[None, :, None])[0, :, 0]
+    read = DenseAssociative("exp", sweeps=0)
+    (slope,) = torch.autograd.grad(read.energy(state, scale * patterns).sum(), state)
+    alike = torch.nn.functional.cosine_similarity(-slope, mean)
+    assert float((alike - 1).abs().max()) < 1e-12
+    assert torch.equal(recalled(read, scale / math.sqrt(12) * patterns, s, 1e-4 * patterns), mean.sign())
+
+
 def test_large_overlaps_do_not_overflow() -> None:
     for read in (DenseAssociative("exp"), DenseAssociative("rectified", 30), DenseAssociative("power", 30)):
         keys = signs(4, 512).float()

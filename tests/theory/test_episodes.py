@@ -108,6 +108,8 @@ def test_hcam_stores_without_a_gradient_and_still_learns_to_address() -> None:
     assert all(other.any() for other in others)
     rows = torch.autograd.grad(layer(x)[0][:, -1].square().sum(), layer.ask.weight)[0].any(1)
     assert rows[:WIDTH].any() and rows[WIDTH:].any()  # which chunks, and what within them
+    rows = torch.autograd.grad(layer(x)[0][:, -1].square().sum(), layer.detail.weight)[0].any(1)
+    assert rows[:WIDTH].any() and rows[WIDTH:].any()  # keys and values
 
 
 def test_hcam_has_no_order_of_chunks_and_one_of_items_by_their_positions_alone() -> None:
@@ -309,6 +311,14 @@ def test_what_is_read_stays_within_its_budget(unit: str) -> None:
     assert beside > 0
 
 
+def test_neighbours_have_three_tenths_of_the_budget_at_most() -> None:
+    """By default, as in the paper's settings."""
+    memory = mn.zoo.em_llm().memory
+    assert isinstance(memory, EpisodicMemory) and memory.recall.unit == "tokens"
+    share = memory.recall.contiguous / (memory.recall.similar + memory.recall.contiguous)
+    assert 0.29 < share <= 0.3
+
+
 def test_neighbours_in_time_of_what_was_found_are_read_and_stay_for_a_while() -> None:
     """A query that matches one event also reads the event before and after it; the next one, which matches another
     one, reads those too, until newer ones take their place."""
@@ -333,6 +343,16 @@ def test_within_the_window_it_is_full_attention(boundary: Every | Surprise, summ
     memory = EpisodicMemory(boundary, summary, Recall(2), window=20, sinks=3, rotary=100.0)
     full, _ = mn.run(mn.KVMemory(read=mn.Softmax(rotary=100.0)), q, k, v)
     assert_same(mn.run(memory, q, k, v)[0], full)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("rotary", [None, 100.0])
+def test_within_the_window_no_bit_differs_from_full_attention(rotary: float | None, dtype: torch.dtype) -> None:
+    """Token by token, where both compute the same sums in the same order."""
+    q, k, v = (x.to(dtype) for x in inputs(20))
+    memory = EpisodicMemory(EVENTS, Representatives(2), Recall(2), window=20, sinks=3, rotary=rotary)
+    full, _ = mn.run(mn.KVMemory(read=mn.Softmax(rotary=rotary)), q, k, v, plan="loop")
+    assert torch.equal(mn.run(memory, q, k, v, plan="loop")[0], full)
 
 
 @pytest.mark.parametrize("boundary", [EVENTS, Every(4), EVENTS.replace(refine="conductance")], ids=str)

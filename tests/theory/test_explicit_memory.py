@@ -89,6 +89,39 @@ def test_all_of_a_text_in_all_layers_is_the_text_in_the_context(prefix: int) -> 
     assert_same(made(context[None], state)[0], expected[:, prefix + 9 :])
 
 
+def test_all_of_several_texts_are_parallel_contexts() -> None:
+    """All layers written out on one sequence, prefix, texts and context: texts stand at the same positions and see the
+    prefix and themselves, the context sees all."""
+    made, first, texts, context = model(), tokens(2), [tokens(7), tokens(5)], tokens(6)
+    memories = [write_explicit(made, text, first, kept=7, layers=4) for text in texts]
+    state = with_memories(made, after(made, first), memories, prefix=2, length=16)
+    found = made(context[None], state)[0][0]
+
+    part = torch.tensor([0] * 2 + [1] * 7 + [2] * 5 + [3] * 6)
+    position = torch.cat([torch.arange(n) + begin for n, begin in ((2, 0), (7, 2), (5, 2), (6, 16))])
+    seen = (part[:, None] == part) | (part == 0) | (part[:, None] == 3)
+    seen &= torch.ones(20, 20, dtype=torch.bool).tril()
+    turn = torch.polar(
+        torch.ones(20, 2, dtype=torch.float64),
+        position[:, None] * 10000.0 ** (-torch.arange(2, dtype=torch.float64) / 2),
+    )
+
+    def heads(x: Tensor, number: int, turned: bool) -> Tensor:
+        x = x.view(20, number, 4).repeat_interleave(HEADS // number, 1)
+        whole = torch.complex(x[..., :2], x[..., 2:]) * turn[:, None]
+        return torch.cat([whole.real, whole.imag], -1) if turned else x
+
+    x = made.embedding(torch.cat([first, *texts, context]))
+    for block in made.blocks:
+        layer = block.layer
+        q, k, v = layer.project(block.norm(x)).split([16, 8, 8], -1)  # pyright: ignore
+        q, k, v = heads(q, HEADS, True), heads(k, KV, True), heads(v, KV, False)
+        weights = (torch.einsum("ihk,jhk->hij", q, k) / 2).masked_fill(~seen, -torch.inf).softmax(-1)
+        x = x + layer.out(torch.einsum("hij,jhv->ihv", weights, v).flatten(1))  # pyright: ignore
+        x = x + block.ffn(block.ffn_norm(x))  # pyright: ignore
+    assert_same(found, made.norm(x[-6:]) @ made.embedding.weight.T)
+
+
 def test_the_more_is_kept_the_nearer_it_comes_to_the_text_in_the_context() -> None:
     made, text, context = model(), tokens(24), tokens(12)
     expected = made(torch.cat([text, context])[None])[0][:, 24:]

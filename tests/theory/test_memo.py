@@ -149,6 +149,26 @@ def test_attention_at_rest_tells_the_policy_the_time_only() -> None:
     assert float(looks.halting.detach().diff(dim=1).abs().max()) > 1e-6  # as time goes on
 
 
+def test_a_query_at_rest_has_moved_by_nothing() -> None:
+    """Every hop puts u back where the question had put it. Each row looks at facts of its own, not evenly, and the
+    policy hears of distances of 0: it answers what it answers to zeros and the time."""
+    model, (facts, question), rest = a_model(hops=4), facts_and_question(), randn(8)
+    question = question[:1].expand(B, -1, -1)
+    with torch.no_grad():
+        told = model.item(question[0]).flatten()
+        model.query.weight.copy_(rest[:, None] * told / told.square().sum())
+        model.norm.weight.zero_()
+        model.norm.bias.copy_(rest)
+    looks = model(facts, question)
+    assert_same(looks.weights, looks.weights[:, :1].expand_as(looks.weights))
+    assert float(looks.weights.detach().std(0).max()) > 0.01 and float(looks.weights.detach().std(-1).min()) > 0.01
+    z = torch.zeros(1, 5, dtype=torch.float64)
+    for hop in range(4):
+        z = model.policy(torch.cat([torch.zeros(1, 2), torch.eye(4)[hop : hop + 1]], 1).double(), z)
+        stop = torch.sigmoid(model.policy_out(model.policy_hidden(z).relu())[:, 0])
+        assert_same(looks.halting[:, hop], stop.expand(B))
+
+
 def test_halting_teaches_the_attention_nothing() -> None:
     model, (facts, question) = a_model(), facts_and_question()
     model(facts, question).halting.sum().backward()

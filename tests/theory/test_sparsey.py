@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import mnemos as mn
 from mnemos.errors import InvalidValue
-from mnemos.memory import Patterns, Sparsey
+from mnemos.memory import AnyMemory, Cliques, Patterns, Sparsey, Willshaw
 
 PATTERNS = Patterns("sparse", active=12)
 
@@ -74,6 +76,16 @@ def test_what_was_stored_is_wholly_familiar_and_finds_its_own_code() -> None:
     assert float(memory.familiarity(state, new[None, :, None]).max()) < 0.75
 
 
+def test_a_key_alone_finds_the_very_code_it_was_stored_with() -> None:
+    memory = Sparsey(modules=40, units=8)
+    k, _ = drawn(1)
+    empty = memory.init(1, 1, 64, 1, dtype=torch.float64)
+    own = code_of_write(memory, empty.clone(), k[0])
+    state = memory.write(empty, k[:, None], torch.zeros(1, 1, 1).double())
+    assert torch.equal(memory.code(state, k[None, :, None])[0, 0, 0], own) and len(own.unique()) > 1
+    assert float(memory.familiarity(state, k[None, :, None])) == 1
+
+
 def test_values_come_back_after_one_showing() -> None:
     memory = Sparsey(modules=16, units=8)
     k, v = drawn(10)
@@ -127,6 +139,34 @@ def test_its_state_is_constant() -> None:
     memory = Sparsey()
     sizes = {stored(memory, *drawn(count)).nbytes for count in (1, 30)}
     assert len(sizes) == 1
+
+
+class Operations(TorchDispatchMode):
+    """What is computed, and on tensors of which shapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, list[tuple[int, ...]]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append((str(func), [tuple(x.shape) for x in args if isinstance(x, Tensor)]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("memory", [Sparsey(), Willshaw(), Willshaw(4), Cliques(4)], ids=str)
+def test_a_step_takes_as_long_whatever_is_stored(memory: AnyMemory) -> None:
+    """The same operations on the same shapes after 1 item and after 60, to write and to read."""
+    patterns = Patterns("message", active=4, same=True) if isinstance(memory, Cliques) else PATTERNS
+    k, v = patterns.draw(61, 64, 64, torch.Generator().manual_seed(0))
+    done = []
+    for number in (1, 60):
+        state = memory.init(1, 1, 64, 64, dtype=torch.float64)
+        state = memory.write_all(state, k[None, :number, None], v[None, :number, None])
+        with Operations() as operations:
+            memory.read(memory.write(state, k[None, -1, None], v[None, -1, None]), k[None, 0, None])
+        done.append(operations.seen)
+    assert len(done[0]) > 10 and done[0] == done[1]
+    assert memory.step_flops(64, 64, 1) == memory.step_flops(64, 64, 10**6)
 
 
 def test_what_cannot_be() -> None:
