@@ -101,7 +101,7 @@ class TrainConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the computation, by autocast; weights and memories stay float32."""
     threads: int | None = None
-    """CPU threads; PyTorch's own choice if not given."""
+    """CPU threads; PyTorch's own choice if not given. From two on, each half of them takes half of the windows."""
     evaluate_every: int = 250
     """Steps between evaluations on held-out text; there is one at the end as well."""
     evaluate_tokens: int = 65536

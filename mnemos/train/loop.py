@@ -21,6 +21,7 @@ from torch.nn import functional
 import mnemos as mn
 from mnemos.errors import Diverged, InvalidValue, RunError
 from mnemos.layers import balanced, followed
+from mnemos.state import concatenate
 from mnemos.train.bar import Bar
 from mnemos.train.beginnings import beginning
 from mnemos.train.checkpoint import Position, clean_up, newest_checkpoint, write_checkpoint
@@ -28,6 +29,7 @@ from mnemos.train.config import Optimiser, TrainConfig
 from mnemos.train.corpus import open_corpus
 from mnemos.train.run import Metrics, only_process, read_metrics, refuse_other_run, start_run
 from mnemos.train.sampler import Batch, Streams, Windows, held_out_windows, in_batches, step_seed
+from mnemos.train.shares import Shares
 from mnemos.train.system import model_spec
 from mnemos.train.tokenizer import make_tokenizer
 
@@ -106,6 +108,7 @@ class Trainer:
                 "Use --initial-state fresh, or a memory of fixed size."
             )
         self.optimizer = make_optimizer(self.model, config.optimiser)
+        self.shares = Shares(self.model, self.device, config.batch)
         self.state: mn.State | None = None
         self.step, self.tokens, self.seconds = 0, 0, 0.0
 
@@ -185,19 +188,17 @@ class Trainer:
         torch.manual_seed(step_seed(config.seed, self.step))
         batch = self.sample(self.step)
         self.model.train()
-        last = self.state if config.initial_state != "carried" or not batch.fresh else None
-        with self._autocast():
-            state = beginning(config.initial_state, last, self.model.init_state(config.batch), config.fresh_rows)
-        with balanced(self.model) as balance, followed(self.model) as commitment:
-            loss, after = self.loss(batch, state)
-        value = loss.item()
+        state = None
+        if config.initial_state != "fresh":
+            last = self.state if config.initial_state != "carried" or not batch.fresh else None
+            with self._autocast():
+                state = beginning(config.initial_state, last, self.model.init_state(config.batch), config.fresh_rows)
+        value, after = self.gradient(batch, state)
         self._refuse_unless_finite("loss", value, lambda: self._origin(batch, state))
-        self.optimizer.zero_grad(set_to_none=True)
-        (loss + balance() + commitment()).backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.optimiser.clip).item()
-        self._refuse_unless_finite("norm of the gradient", norm, lambda: self._first_gradient(batch, state.detach()))
+        self._refuse_unless_finite("norm of the gradient", norm, lambda: self._first_gradient(batch, state))
         self.optimizer.step()
-        self.state = _settled(after) if config.initial_state != "fresh" else None
+        self.state = None if after is None else _settled(after)
         self.step += 1
         self.tokens += batch.tokens.numel()
         return {
@@ -210,6 +211,29 @@ class Trainer:
             "tokens_per_second": round(batch.tokens.numel() / (perf_counter() - began), 1),
         }
 
+    def gradient(self, batch: Batch, state: mn.State | None) -> tuple[float, mn.State | None]:
+        """Gives the weights the gradient of what training minimises; returns the mean loss of the batch, in nats per
+        token, and the state after it if it began with one."""
+        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+
+        def work(rows: slice) -> tuple[float, tuple[Tensor | None, ...], mn.State]:
+            part = batch.rows(rows)
+            begun = None if state is None else state.select(torch.arange(rows.start, rows.stop, device=state.device))
+            with balanced(self.model) as balance, followed(self.model) as commitment:
+                loss, after = self.loss(part, begun)
+            share = len(part.tokens) / len(batch.tokens)
+            least = share * (loss + balance() + commitment())
+            # Shares that begin with rows of one state have the way to it in common.
+            found = torch.autograd.grad(least, weights, allow_unused=True, retain_graph=state is not None)
+            return share * loss.item(), found, after
+
+        shares = self.shares.map(work, len(batch.tokens))
+        for weight, *each in zip(weights, *(gradients for _, gradients, _ in shares), strict=True):
+            known = [gradient for gradient in each if gradient is not None]
+            weight.grad = sum(known[1:], known[0]) if known else None
+        after = None if state is None else concatenate([after for _, _, after in shares])
+        return sum(value for value, _, _ in shares), after
+
     def loss(self, batch: Batch, state: mn.State | None) -> tuple[Tensor, mn.State]:
         """The mean loss of a batch, in nats per token, and the state after it."""
         logits, after = self._read(batch, state)
@@ -221,13 +245,18 @@ class Trainer:
         with self._autocast():
             return self.model(batch.tokens.to(self.device), state, reset=reset, checks=checks)
 
-    @torch.no_grad()
     def evaluate(self) -> dict[str, Any]:
         """The loss on held-out text, each window starting with a fresh memory."""
         self.model.eval()
         total, tokens = 0.0, 0
         for batch in self.evaluation:
-            total += self.loss(batch, None)[0].item() * batch.tokens.numel()
+
+            def work(rows: slice, batch: Batch = batch) -> float:
+                part = batch.rows(rows)
+                with torch.no_grad():
+                    return self.loss(part, None)[0].item() * part.tokens.numel()
+
+            total += sum(self.shares.map(work, len(batch.tokens)))
             tokens += batch.tokens.numel()
         loss = total / tokens
         return {"loss": loss, "bits_per_byte": self.corpus.bits_per_byte(loss), "tokens": tokens}
@@ -254,12 +283,13 @@ class Trainer:
         return Run(self.config.out, self.step, self.finished(), last["loss"], last["bits_per_byte"])
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
+        enabled, alone = self.config.dtype == "bfloat16", self.shares.number == 1  # threads would share the cache
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled, cache_enabled=alone)
 
     def _text(self) -> tuple[str, str]:
         return self.corpus.fingerprint, self.tokenizer.fingerprint
 
-    def _origin(self, batch: Batch, state: mn.State) -> str:
+    def _origin(self, batch: Batch, state: mn.State | None) -> str:
         """Where in this batch the numbers stopped being finite, and why."""
         try:
             with torch.no_grad():
@@ -268,11 +298,11 @@ class Trainer:
             return f"Where it began: {error}"
         return "The model's outputs are finite: the loss itself overflowed."
 
-    def _first_gradient(self, batch: Batch, state: mn.State) -> str:
+    def _first_gradient(self, batch: Batch, state: mn.State | None) -> str:
         """Which weights' gradients are not finite, though the loss is."""
         torch.manual_seed(step_seed(self.config.seed, self.step))
         self.optimizer.zero_grad(set_to_none=True)  # clipping has spoilt them all
-        self.loss(batch, state)[0].backward()
+        self.loss(batch, None if state is None else state.detach())[0].backward()
         grads = [(name, p.grad) for name, p in self.model.named_parameters() if p.grad is not None]
         unfit = [name for name, grad in grads if not bool(torch.isfinite(grad).all())]
         if not unfit:

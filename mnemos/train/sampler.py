@@ -27,6 +27,11 @@ class Batch:
     reset: Tensor | None
     fresh: bool = True
 
+    def rows(self, which: slice) -> Batch:
+        """Some of the windows."""
+        reset = None if self.reset is None else self.reset[which]
+        return Batch(self.tokens[which], self.targets[which], reset, self.fresh)
+
 
 @dataclass(frozen=True)
 class Windows:

@@ -78,7 +78,7 @@ def test_the_same_seed_gives_the_same_numbers(tiny: Tiny, tmp_path: Path) -> Non
     assert all(x["loss"] != y["loss"] for x, y in zip(a, c, strict=True))
 
 
-@pytest.mark.parametrize("options", [{}, {"initial_state": "carried"}, {"documents": "separate"}])
+@pytest.mark.parametrize("options", [{}, {"initial_state": "carried"}, {"documents": "separate", "threads": 2}])
 @pytest.mark.parametrize(("where", "after"), [("train_step", 3), ("train_step", 9), ("evaluate", 1), ("save", 2)])
 def test_a_run_that_was_cut_off_goes_on_as_if_it_was_not(
     tiny: Tiny, tmp_path: Path, options: dict[str, Any], where: str, after: int
