@@ -35,7 +35,7 @@ def trained(config: TrainConfig, number: int) -> Trainer:
 
 
 @pytest.mark.parametrize("kind", ["fresh", "passed", "noisy", "carried"])
-@pytest.mark.parametrize("system", ["titans_lmm", "gla"])
+@pytest.mark.parametrize("system", ["titans_mag", "gla"])
 def test_two_shares_train_as_the_whole_does(tiny: Tiny, system: str, kind: str) -> None:
     config = tiny(system=system, batch=3, initial_state=kind, documents="separate")
     whole, shared = trained(config, 1), trained(config, 2)
