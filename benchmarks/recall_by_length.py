@@ -9,6 +9,10 @@ at 64 to 1,024. What they read: a window of 64 (the truncated context), Landmark
 point at and its own, HCAM a window of 16 and 4 chunks of 16, EM-LLM a window of 32 and 32 retrieved tokens, with the
 weights of the model that attends to everything. That model itself is the upper end. HCAM learns more slowly and is
 trained three times as long.
+
+HCAM takes no gradient into what it stores, so it cannot learn to bind a value to the key in the token before. Its own
+experiments store both in one item, so there is a second task of that kind (`nearest_key`): a vector holds a key and its
+value, noisy copies of keys ask. One layer each; HCAM has chunks of 8, of which it reads 4.
 Trials are kept in `--runs`; started again, the same command goes on.
 """
 
@@ -41,6 +45,7 @@ from mnemos.train.run import environment
 LENGTH, FACTORS, WIDTH, DEPTH, HEADS, CONV, BLOCK = 64, (1, 2, 4, 8, 16), 64, 2, 2, 4, 7
 TASK = make("mqar:pairs=6,tokens=32,nearness=1,filler=blank", length=LENGTH)
 EVERYTHING = LayerSpec(mn.KVMemory(), conv=CONV)
+ITEMS = make("nearest_key:pairs=16,noise=0.2,key_dim=16,value_dim=8", length=LENGTH)
 
 
 @task("landmarked_recall", source="arXiv 2305.16300, section 3.1: a landmark token after every block")
@@ -95,8 +100,8 @@ class Landmarked(TokenTask):
         return wide
 
 
-def model(*layers: Any) -> str:
-    return mn.ModelSpec(layers, width=WIDTH, depth=DEPTH, heads=HEADS).to_json()
+def model(*layers: Any, depth: int = DEPTH) -> str:
+    return mn.ModelSpec(layers, width=WIDTH, depth=depth, heads=HEADS).to_json()
 
 
 def landmarks(top: int | None) -> str:
@@ -105,12 +110,20 @@ def landmarks(top: int | None) -> str:
 
 def trials(seed: int, steps: int, rate: float) -> dict[str, Trial]:
     """One a training run; which systems it gives is said by SYSTEMS."""
-    shared = {"steps": steps, "batch": 32, "seed": seed, "questions": 300}
+    shared: dict[str, Any] = {"steps": steps, "batch": 32, "seed": seed, "questions": 300}
+    longer: dict[str, Any] = shared | {"steps": 3 * steps}
     optimiser = Optimiser(rate=rate, weight_decay=0.01)
-    plain = {"learn": (TASK.to_json(),), "ask": tuple(TASK.at_length(LENGTH * f).to_json() for f in FACTORS)}
-    with_landmarks = {
+    plain: dict[str, Any] = {
+        "learn": (TASK.to_json(),),
+        "ask": tuple(TASK.at_length(LENGTH * f).to_json() for f in FACTORS),
+    }
+    with_landmarks: dict[str, Any] = {
         "learn": (Landmarked(LENGTH).to_json(),),
         "ask": tuple(Landmarked(LENGTH * f).to_json() for f in FACTORS),
+    }
+    items: dict[str, Any] = {
+        "learn": (ITEMS.to_json(),),
+        "ask": tuple(ITEMS.at_length(LENGTH * f).to_json() for f in FACTORS),
     }
     window = EVERYTHING.replace(memory=mn.KVMemory(retain=mn.Window(LENGTH)))
     episodes = EpisodicMemory(Surprise(1.0), Representatives(4), Recall(24, 8, "tokens"), window=32, sinks=4)
@@ -122,9 +135,18 @@ def trials(seed: int, steps: int, rate: float) -> dict[str, Trial]:
         "landmarks": Trial(landmarks(None), asked_as=(landmarks(4),), optimiser=optimiser, **with_landmarks, **shared),
         "hcam": Trial(
             model(EVERYTHING.replace(memory=mn.KVMemory(retain=mn.Window(16))), ChunkRecall(16, 4, None)),
-            optimiser=optimiser, **plain, **shared | {"steps": 3 * steps},
+            optimiser=optimiser, **plain, **longer,
         ),
+        "items": Trial(
+            model(KEPT, depth=1), asked_as=(model(KEPT, depth=1), model(CUT, depth=1)),
+            optimiser=optimiser, **items, **shared,
+        ),
+        "items, hcam": Trial(model(ChunkRecall(8, 4), depth=1), optimiser=optimiser, **items, **shared),
     }  # fmt: skip
+
+
+KEPT = LayerSpec(mn.KVMemory())
+CUT = LayerSpec(mn.KVMemory(retain=mn.Window(LENGTH)))
 
 
 SYSTEMS = (
@@ -135,6 +157,11 @@ SYSTEMS = (
     ("truncated to 64 tokens", "everything", 2),
 )
 """Name, training run, and which of the declarations asked there."""
+OF_ITEMS = (
+    ("full attention", "items", 0),
+    ("HCAM, 4 chunks of 8", "items, hcam", 0),
+    ("truncated to 64 tokens", "items", 1),
+)
 
 
 def main() -> None:
@@ -148,11 +175,12 @@ def main() -> None:
     given = parser.parse_args()
     wanted = {(name, s): t for s in range(given.seeds) for name, t in trials(s, given.steps, given.rate).items()}
     found = run_trials(list(wanted.values()), given.runs, workers=given.workers)
-    rows = {}
-    for name, run, which in SYSTEMS:
+
+    def scores(run: str, which: int) -> list[list[float]]:
         outcomes = [found[wanted[run, seed].key] for seed in range(given.seeds)]
         answers = [o.answers[len(FACTORS) * which : len(FACTORS) * (which + 1)] for o in outcomes]
-        rows[name] = [[answer.score.mean for answer in of_seed] for of_seed in answers]
+        return [[answer.score.mean for answer in of_seed] for of_seed in answers]
+
     record = {
         "date": date.today().isoformat(),
         "machine": environment(),
@@ -160,14 +188,16 @@ def main() -> None:
         "steps": given.steps,
         "lengths": [LENGTH * factor for factor in FACTORS],
         "chance": TASK.chance,
-        "recall": rows,
+        "recall": {name: scores(run, which) for name, run, which in SYSTEMS},
+        "error": {name: scores(run, which) for name, run, which in OF_ITEMS},
     }
     given.out.parent.mkdir(parents=True, exist_ok=True)
     replace_text(given.out, json.dumps(record, indent=1) + "\n")
-    print("| recall at | " + " | ".join(f"{n:,}" for n in record["lengths"]) + " |")
-    print("| --- |" + " ---: |" * len(FACTORS))
-    for name, scores in rows.items():
-        print(f"| {name} | " + " | ".join(str(over_seeds(column)) for column in zip(*scores, strict=True)) + " |")
+    for what in ("recall", "error"):
+        print(f"| {what} at | " + " | ".join(f"{n:,}" for n in record["lengths"]) + " |")
+        print("| --- |" + " ---: |" * len(FACTORS))
+        for name, each in record[what].items():
+            print(f"| {name} | " + " | ".join(str(over_seeds(column)) for column in zip(*each, strict=True)) + " |")
     draw(record, given.out.with_suffix(".png"))
     print(f"written to {given.out} and {given.out.with_suffix('.png')}")
 
@@ -176,19 +206,23 @@ def draw(record: dict[str, Any], path: Path) -> None:
     with style():
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained", facecolor="white")
-        axes = figure.add_subplot()
-        for colour, (name, scores) in zip(FAMILIES, record["recall"].items(), strict=False):
-            each = [over_seeds(column) for column in zip(*scores, strict=True)]
-            axes.fill_between(
-                record["lengths"], [e.low for e in each], [e.high for e in each], color=colour, alpha=0.16
-            )
-            axes.plot(record["lengths"], [e.mean for e in each], color=colour, marker="o", markersize=4, label=name)
-        axes.axhline(record["chance"], color=COLOURS["soft"], linewidth=1, linestyle=(0, (4, 3)))
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(record["lengths"], [f"{n:,}" for n in record["lengths"]])
-        axes.set(xlabel=f"tokens (trained on {LENGTH})", ylabel="recall", ylim=(-0.02, 1.04))
-        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+        figure = Figure(figsize=(10.4, 4.4), layout="constrained", facecolor="white")
+        panels = (
+            ("recall", "tokens: a key, then its value", record["chance"]),
+            ("error", "vectors: a key beside its value", ITEMS.chance),
+        )
+        for (what, title, chance), axes in zip(panels, figure.subplots(1, 2), strict=True):
+            for colour, (name, scores) in zip(FAMILIES, record[what].items(), strict=False):
+                each = [over_seeds(column) for column in zip(*scores, strict=True)]
+                axes.fill_between(
+                    record["lengths"], [e.low for e in each], [e.high for e in each], color=colour, alpha=0.16
+                )
+                axes.plot(record["lengths"], [e.mean for e in each], color=colour, marker="o", markersize=4, label=name)
+            axes.axhline(chance, color=COLOURS["soft"], linewidth=1, linestyle=(0, (4, 3)))
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(record["lengths"], [f"{n:,}" for n in record["lengths"]])
+            axes.set(xlabel=f"tokens (trained on {LENGTH})", ylabel=what, ylim=(-0.02, 1.04), title=title)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=1, frameon=False)
         figure.savefig(path, dpi=140)
 
 
