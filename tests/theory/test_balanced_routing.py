@@ -296,7 +296,7 @@ def test_half_precision() -> None:
 
 
 def test_autocast_does_not_blur_the_choice() -> None:
-    network, x = made(3, 60).float(), tokens(300).float()
+    network, x = made(9, 100).float(), tokens(1000).float()
     with torch.autocast("cpu", torch.bfloat16):
         r, _ = network._projected(x)
         members, y = network.members(x), network(x)
