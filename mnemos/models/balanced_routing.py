@@ -91,8 +91,6 @@ class BalancedRouting(nn.Module):
         Raises InvalidType for other dtypes, InvalidValue for other shapes, for lengths out of range and for NaN.
         """
         x, real = self._checked(x, lengths)
-        if x.numel() == 0:
-            return torch.zeros_like(x)
         r, v = self._projected(x)
         with torch.autocast(x.device.type, enabled=False):  # half precision would make equals of many
             affinity = self.affinity(r)
