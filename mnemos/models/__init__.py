@@ -1,5 +1,6 @@
 """Layers stacked into models, and networks that take something else than tokens."""
 
+from mnemos.models.balanced_routing import BalancedRouting, BalancedRoutingSpec
 from mnemos.models.clam import ClAM
 from mnemos.models.end_to_end_memory import EndToEndMemory, EndToEndMemorySpec
 from mnemos.models.explicit_memory import (
@@ -25,6 +26,8 @@ from mnemos.models.waiting import flush
 
 __all__ = [
     "Associative",
+    "BalancedRouting",
+    "BalancedRoutingSpec",
     "ClAM",
     "EndToEndMemory",
     "EndToEndMemorySpec",

@@ -10,7 +10,8 @@ from mnemos.declaration import Declaration
 
 class NetworkDeclaration(Declaration):
     """A frozen description of a whole network that takes something else than a sequence of tokens, such as facts and a
-    question. Adding one: a declaration with `build`, and a module whose `spec` it is."""
+    question, or that has to be given all of a sequence at once. Adding one: a declaration with `build`, and a module
+    whose `spec` it is."""
 
     @property
     def kept(self) -> str:
