@@ -125,7 +125,11 @@ VARIANTS: dict[type, list[Any]] = {
     KL: [KL(), KL(total=None, decay=False)],
     Lq: [Lq(3.0, exact=True), Lq(4.0, epsilon=0.5, decay=False)],
     Hopfield: [Hopfield(), Hopfield(3, scale=2.0), Hopfield(2, eps=0.3, mask=PowersOfTwo(1))],
-    Hops: [Hops(2), Hops(3, Relative(4, scale=1.0, mask=PowersOfTwo(1)))],
+    Hops: [
+        Hops(2),
+        Hops(3, Relative(4, scale=1.0, mask=PowersOfTwo(1))),
+        Hops(2, Delayed(2, around=NeighborhoodAround(3))),
+    ],
     LocalLinear: [LocalLinear(0.3)],
     SoftmaxOne: [SoftmaxOne(), SoftmaxOne(scale=0.7, rotary=100.0, positions="original", mask=PowersOfTwo(1))],
     MLPScores: [MLPScores(3), MLPScores(2, activation="gelu", mask=PowersOfTwo(1))],
