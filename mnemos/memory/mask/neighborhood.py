@@ -99,6 +99,6 @@ def among_nearest(
     `step` is a line of its own. The `stride` places of a group share the window of the one in their middle."""
     middle = own // step // stride * stride + stride // 2
     end = (last - own % step) // step
-    first = (middle - window // 2).clamp(min=0).minimum((end - window + 1).clamp(min=0))
+    first = (middle - window // 2).clamp(min=0).minimum(end - window + 1)
     away = other // step - first
     return ((own - other) % step == 0) & (away >= 0) & (away < window)
