@@ -29,7 +29,7 @@ from mnemos.zoo.registry import published
     arxiv="2204.07143",
     year=2022,
     deviations=(
-        "causal on a grid means in the order of rows",
+        "causal by default, on a grid in the order of rows",
         "with causal=False answers come late, when the neighbours behind a query are there",
         "a sequence shorter than the window is seen whole, where the paper's code refuses it",
         "causal: the window of a last, incomplete stride group begins where that of a complete one would",
