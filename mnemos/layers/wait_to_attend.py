@@ -11,7 +11,6 @@ from mnemos.errors import expect, expect_kind
 from mnemos.layers.base import Layer, LayerDeclaration, check_width
 from mnemos.lowering import run_rows
 from mnemos.memory import Delayed, KVMemory
-from mnemos.memory.rotary import rotate
 from mnemos.state import State
 
 
@@ -26,6 +25,7 @@ class WaitToAttend(LayerDeclaration):
     so that a query sees up to d tokens after its own, and its answer comes d tokens late: y_t belongs to x_{t-d}.
     `LanguageModel` delays its residual stream with it, and layers above see nothing until the first answer comes.
     Behind the last token `WaitToAttendLayer.flush` answers the queries that still wait. A reset drops them.
+    With `Delayed(around=)` the last tokens' neighbourhoods end where the sequence does.
 
     memory: any key-value memory that is read by `Delayed(d)`. kv_heads: heads of keys and values where they are fewer.
     """
@@ -62,7 +62,7 @@ class WaitToAttendLayer(Layer):
         super().__init__()
         check_width(width, heads)
         self.spec, self.width, self.heads, self.memory = spec, width, heads, spec.memory
-        self.delay, self.rotary, self.kv_heads = spec.delay, spec.memory.read_rule.rotary, spec.kv_heads or heads
+        self.delay, self.kv_heads = spec.delay, spec.kv_heads or heads
         expect(
             heads % self.kv_heads == 0,
             f"heads must be a multiple of kv_heads; got {heads} and {self.kv_heads}.",
@@ -95,9 +95,9 @@ class WaitToAttendLayer(Layer):
         q, k, v = (y.unflatten(-1, (-1, self.key_dim)) for y in (q, k, v))
         queue = torch.cat([state["waiting"].to(q.dtype), q], 1)
         position = count[:, None] + torch.arange(length, device=x.device)
-        asks = (position >= self.delay).to(q.dtype)[..., None].expand(-1, -1, self.heads)
+        waited = self._waited(torch.full_like(position, self.delay), position)
         with torch.autocast(x.device.type, enabled=False):  # the memory keeps its own precision
-            o, memory = run_rows(self.memory, queue[:, :length], k, v, {"asks": asks}, state.child("memory"), lengths)
+            o, memory = run_rows(self.memory, queue[:, :length], k, v, waited, state.child("memory"), lengths)
         end = torch.full_like(count, length) if lengths is None else lengths
         last = end[:, None] + torch.arange(self.delay, device=x.device)
         waiting = queue.gather(1, last[:, :, None, None].expand(-1, -1, *queue.shape[2:]))
@@ -110,11 +110,13 @@ class WaitToAttendLayer(Layer):
         waiting = state["waiting"]
         if not self.delay:
             return waiting.new_zeros(len(waiting), 0, self.width)
-        ahead = torch.arange(1, self.delay + 1, device=waiting.device)
-        asks = state["count"][:, None] >= ahead.flip(0)
-        if self.rotary is not None:  # the memory takes each for the oldest one of a full queue
-            waiting = rotate(waiting, ahead.expand(len(waiting), -1), self.rotary)
-        asks = asks.to(waiting.dtype)[..., None].expand(-1, -1, self.heads)
+        age = torch.arange(self.delay - 1, -1, -1, device=waiting.device).expand(len(waiting), -1)
+        waited = self._waited(age, state["count"][:, None] - 1)
         with torch.autocast(waiting.device.type, enabled=False):
-            o = self.memory.read(state.child("memory"), waiting, {"asks": asks})
+            o = self.memory.read(state.child("memory"), waiting, waited)
         return self.out(o.flatten(-2).to(self.out.weight.dtype))
+
+    def _waited(self, age: Tensor, newest: Tensor) -> dict[str, Tensor]:
+        """The memory's control for queries that are `age` tokens old, (B, N), beside a newest token at `newest`."""
+        waited = torch.where(newest >= age, age, -1).float()  # whole numbers that half precision does not have
+        return {"waited": waited[..., None].expand(-1, -1, self.heads)}

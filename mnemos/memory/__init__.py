@@ -26,7 +26,16 @@ from mnemos.memory.keeping import KVMemory
 from mnemos.memory.learner import GD, Chunk, Implicit, Learner, LeastSquares, MiniBatch, Omega
 from mnemos.memory.learning import Memory
 from mnemos.memory.log_linear import LogLinear
-from mnemos.memory.mask import Dilated, GridNeighborhood, Mask, Neighborhood, PowersOfTwo
+from mnemos.memory.mask import (
+    Dilated,
+    GridNeighborhood,
+    GridNeighborhoodAround,
+    Mask,
+    Neighborhood,
+    NeighborhoodAround,
+    PowersOfTwo,
+    TwoSided,
+)
 from mnemos.memory.objective import L2, AffineL2, Dot, Huber, Lp, Objective, RobustShift
 from mnemos.memory.patterns import Patterns
 from mnemos.memory.read import (
@@ -119,6 +128,7 @@ __all__ = [
     "Everything",
     "FDivergence",
     "GridNeighborhood",
+    "GridNeighborhoodAround",
     "HeavyHitters",
     "HigherOrder",
     "Hopfield",
@@ -147,6 +157,7 @@ __all__ = [
     "MiniBatch",
     "Mirror",
     "Neighborhood",
+    "NeighborhoodAround",
     "Newest",
     "NormedMLP",
     "Objective",
@@ -170,6 +181,7 @@ __all__ = [
     "Structure",
     "Summary",
     "Surprise",
+    "TwoSided",
     "Willshaw",
     "Window",
     "attention_scale",

@@ -58,6 +58,7 @@ from mnemos.memory import (
     EpisodicMemory,
     Every,
     GridNeighborhood,
+    GridNeighborhoodAround,
     HeavyHitters,
     HigherOrder,
     Hopfield,
@@ -76,6 +77,7 @@ from mnemos.memory import (
     MiniBatch,
     MLPScores,
     Neighborhood,
+    NeighborhoodAround,
     Newest,
     NormedMLP,
     Objective,
@@ -123,7 +125,11 @@ VARIANTS: dict[type, list[Any]] = {
     KL: [KL(), KL(total=None, decay=False)],
     Lq: [Lq(3.0, exact=True), Lq(4.0, epsilon=0.5, decay=False)],
     Hopfield: [Hopfield(), Hopfield(3, scale=2.0), Hopfield(2, eps=0.3, mask=PowersOfTwo(1))],
-    Hops: [Hops(2), Hops(3, Relative(4, scale=1.0, mask=PowersOfTwo(1)))],
+    Hops: [
+        Hops(2),
+        Hops(3, Relative(4, scale=1.0, mask=PowersOfTwo(1))),
+        Hops(2, Delayed(2, around=NeighborhoodAround(3))),
+    ],
     LocalLinear: [LocalLinear(0.3)],
     SoftmaxOne: [SoftmaxOne(), SoftmaxOne(scale=0.7, rotary=100.0, positions="original", mask=PowersOfTwo(1))],
     MLPScores: [MLPScores(3), MLPScores(2, activation="gelu", mask=PowersOfTwo(1))],
@@ -172,7 +178,14 @@ VARIANTS: dict[type, list[Any]] = {
     Dilated: [Dilated(2, gap=3)],
     Neighborhood: [Neighborhood(4, dilation=2, stride=3)],
     GridNeighborhood: [GridNeighborhood(5, rows=2, columns=2, row_dilation=2, column_dilation=2)],
-    Delayed: [Delayed(2), Delayed(3, top=2, rotary=100.0), Delayed(1, rotary=100.0, positions="kept")],
+    Delayed: [
+        Delayed(2),
+        Delayed(3, top=2, rotary=100.0),
+        Delayed(1, rotary=100.0, positions="kept"),
+        Delayed(2, rotary=100.0, around=NeighborhoodAround(3)),
+        Delayed(7, top=2, around=NeighborhoodAround(4, dilation=2, stride=3)),
+        Delayed(11, rotary=100.0, around=GridNeighborhoodAround(4, rows=3, columns=2, column_dilation=2)),
+    ],
     Landmark: [
         Landmark(2, rotary=100.0),
         Landmark(3, top=2, positions="original"),
@@ -507,7 +520,9 @@ def controls_for(
             value = 0.2 + value
         if control.low > 0:
             value = control.low + value
-        if control.low < 0:  # a control of either sign
+        if control.name == "waited":  # whole numbers
+            value = (value * (control.high + 2)).floor() - 1
+        elif control.low < 0:  # a control of either sign
             value = (2 * value - 1) * min(1.0, control.high)
         if control.name in ("removal", "replacement"):  # directions: their product stays well below the decay
             value = (0.5 if linear else 0.2) * value
@@ -736,6 +751,8 @@ def variant_models() -> dict[str, mn.ModelSpec]:
         "mamba2-groups": zoo.mamba2(state_dim=3, groups=2),
         "power_attention-grouped": zoo.power_attention(block=2, near=1, sinks=0, kv_heads=1),
         "neighborhood_attention-grid": zoo.neighborhood_attention(2, dilation=2, grid=5),
+        "neighborhood_attention-around": zoo.neighborhood_attention(3, dilation=2, stride=2, causal=False),
+        "neighborhood_attention-grid-around": zoo.neighborhood_attention(2, grid=5, causal=False),
         "landmark_attention-top": zoo.landmark_attention(block=3, top=1),
         "landmark_attention-stingy": zoo.landmark_attention(block=2, top=2, stingy=True, kv_heads=1),
         "dynamic_mask_attention-grouped": zoo.dynamic_mask_attention(kv_heads=1),

@@ -70,6 +70,8 @@ LONG = [
     "sliding_window_dilated",
     "power_attention",
     "neighborhood_attention-grid",
+    "neighborhood_attention-around",
+    "neighborhood_attention-grid-around",
     "landmark_attention-top",
     "landmark_attention-stingy",
     "attendre-waiting",

@@ -138,9 +138,9 @@ def test_what_is_attended_to_again_and_again_stays(policy: str) -> None:
     k[0, :, 0] = torch.eye(time, dtype=torch.float64)
     q = torch.zeros_like(k)
     q[0, ::2, 0, 0], q[0, 1::2, 0, 1] = 9.0, 9.0
-    asks = torch.ones(1, time, 1, dtype=torch.float64)
+    waited = torch.full((1, time, 1), float(delay), dtype=torch.float64)
     memory = KVMemory(retain=retain, read=Delayed(delay, top=1))
-    out, _ = mn.run(memory, q, k, k, {"asks": asks})
+    out, _ = mn.run(memory, q, k, k, {"waited": waited})
     found = out[0, :, 0].argmax(-1)[budget + delay :]
     right = found == torch.arange(budget + delay, time) % 2
     assert bool(right.all()) if policy != "fifo" else not bool(right.any())

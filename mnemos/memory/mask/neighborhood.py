@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -64,26 +65,40 @@ class GridNeighborhood(Mask):
     column_dilation: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("width", "rows", "columns", "row_dilation", "column_dilation"):
-            given = getattr(self, name)
-            expect(given >= 1, f"GridNeighborhood({name}=) is at least 1; got {given}.")
-        expect(
-            self.columns * self.column_dilation <= self.width,
-            f"GridNeighborhood(columns=) times column_dilation may not exceed the width of {self.width}; got "
-            f"{self.columns} * {self.column_dilation}.",
-        )
+        check_grid(self)
 
     def sees(self, asked: Tensor, position: Tensor) -> Tensor:
         up = asked // self.width - position // self.width
-        column, other = asked % self.width, position % self.width
-        step = self.column_dilation
-        length = (self.width - column % step + step - 1) // step  # of the column's residue class
-        right = self.columns // 2 + self.columns % 2 - 1
-        last = (column // step + right).clamp(min=self.columns - 1).minimum(length - 1)
-        away = last - other // step
         rows = (up % self.row_dilation == 0) & (up < self.rows * self.row_dilation)
-        return rows & ((column - other) % step == 0) & (away >= 0) & (away < self.columns)
+        column, other = asked % self.width, position % self.width
+        return rows & among_nearest(column, other, self.width - 1, self.columns, self.column_dilation)
 
     @property
     def reach(self) -> int | None:
         return (self.rows - 1) * self.row_dilation * self.width + (self.columns - 1) * self.column_dilation
+
+
+def check_grid(mask: Any) -> None:
+    """Raises InvalidValue unless `mask` has a width, rows, columns and dilations that can be."""
+    kind = type(mask).__name__
+    for name in ("width", "rows", "columns", "row_dilation", "column_dilation"):
+        given = getattr(mask, name)
+        expect(given >= 1, f"{kind}({name}=) is at least 1; got {given}.")
+    expect(
+        mask.columns * mask.column_dilation <= mask.width,
+        f"{kind}(columns=) times column_dilation may not exceed the width of {mask.width}; got "
+        f"{mask.columns} * {mask.column_dilation}.",
+    )
+
+
+def among_nearest(
+    own: Tensor, other: Tensor, last: Tensor | int, window: int, step: int = 1, stride: int = 1
+) -> Tensor:
+    """Whether `other` is one of the `window` places around `own` on a line of places 0 ... last: the window is shifted
+    inwards at the ends, an even one leans left, and a line that is shorter is seen whole. Each residue class modulo
+    `step` is a line of its own. The `stride` places of a group share the window of the one in their middle."""
+    middle = own // step // stride * stride + stride // 2
+    end = (last - own % step) // step
+    first = (middle - window // 2).clamp(min=0).minimum(end - window + 1)
+    away = other // step - first
+    return ((own - other) % step == 0) & (away >= 0) & (away < window)

@@ -46,6 +46,10 @@ class Hops(Read):
     def mask(self) -> Mask | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.read.mask
 
+    @property
+    def numbered(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.read.numbered
+
     def pair_flops(self, key_dim: int, value_dim: int) -> float:
         return self.hops * self.read.pair_flops(key_dim, value_dim)
 

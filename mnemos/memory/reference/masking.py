@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mnemos.memory.mask import Dilated, GridNeighborhood, Neighborhood, PowersOfTwo
+from mnemos.memory.mask import (
+    Dilated,
+    GridNeighborhood,
+    GridNeighborhoodAround,
+    Neighborhood,
+    NeighborhoodAround,
+    PowersOfTwo,
+)
 
 
 def _dilated(mask: Dilated, t: int) -> set[int]:
@@ -19,9 +26,9 @@ def _powers_of_two(mask: PowersOfTwo, t: int) -> set[int]:
 
 
 def _neighbours(place: int, length: int, window: int) -> range:
-    """The window around a place of a line, shifted inwards at its ends."""
-    start = min(max(place - window // 2, 0), length - window)
-    return range(start, start + window)
+    """The window around a place of a line, shifted inwards at its ends; a shorter line is seen whole."""
+    start = max(min(max(place - window // 2, 0), length - window), 0)
+    return range(start, min(start + window, length))
 
 
 def _neighborhood(mask: Neighborhood, t: int) -> set[int]:
@@ -46,3 +53,28 @@ MASKS: dict[type, Callable[[Any, int], set[int]]] = {
     PowersOfTwo: _powers_of_two,
 }
 """(mask, position of the query) -> the positions that it looks at."""
+
+
+def _along(own: int, newest: int, window: int, dilation: int, stride: int = 1) -> list[int]:
+    place, residue = divmod(own, dilation)
+    line = range(residue, newest + 1, dilation)
+    leader = min(place // stride * stride + stride // 2, len(line) - 1)
+    return [line[i] for i in _neighbours(leader, len(line), window)]
+
+
+def _neighborhood_around(mask: NeighborhoodAround, own: int, newest: int) -> set[int]:
+    return set(_along(own, newest, mask.window, mask.dilation, mask.stride))
+
+
+def _grid_neighborhood_around(mask: GridNeighborhoodAround, own: int, newest: int) -> set[int]:
+    row, column = divmod(own, mask.width)
+    rows = _along(row, newest // mask.width, mask.rows, mask.row_dilation)
+    columns = _along(column, mask.width - 1, mask.columns, mask.column_dilation)
+    return {r * mask.width + c for r in rows for c in columns if r * mask.width + c <= newest}
+
+
+TWO_SIDED: dict[type, Callable[[Any, int, int], set[int]]] = {
+    GridNeighborhoodAround: _grid_neighborhood_around,
+    NeighborhoodAround: _neighborhood_around,
+}
+"""(mask, position of the query's own token, position of the newest) -> the positions that it looks at."""

@@ -1,0 +1,95 @@
+"""Neighbours on both sides of a query that has waited for those behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mnemos.declaration import Declaration
+from mnemos.errors import expect
+from mnemos.memory.mask.neighborhood import among_nearest, check_grid
+
+
+class TwoSided(Declaration):
+    """A pattern of sparse attention by the place of a query and of what came after it; for `Delayed(around=)`."""
+
+    def sees(self, own: Tensor, position: Tensor, newest: Tensor) -> Tensor:
+        """Whether a query whose token is at `own` looks at the entry written at `position`, when the last entry is at
+        `newest` >= own: whole numbers that broadcast against each other, to bool. All newest >= own + delay are the
+        same to it; with less, the stream has ended there. What it says of positions beyond `newest` does not matter."""
+        raise NotImplementedError
+
+    @property
+    def delay(self) -> int:
+        """How many tokens a query must wait until all that it looks at is there. It looks as far back at most."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class NeighborhoodAround(TwoSided):
+    """Neighborhood attention on a line of L tokens (arXiv 2204.07143, 2209.15001, 2504.16922). Without dilation a query
+    at i sees
+
+        b ... b + window - 1,      b = clamp(c - floor(window / 2), 0, L - window)
+                                   c = floor(i / stride) stride + floor(stride / 2)
+
+    so always exactly `window` entries: at the ends of the line the window is not cut off but shifted inwards, and an
+    even one leans left. The `stride` queries of a group share their window: 1 is a sliding window, `window` is
+    attention within blocks. With dilation each residue class of the positions is a line of its own, with ends of its
+    own.
+
+    window: entries, the query's own included; a line that is shorter is seen whole. stride: at most the window.
+    """
+
+    window: int = 7
+    dilation: int = 1
+    stride: int = 1
+
+    def __post_init__(self) -> None:
+        name, window = "NeighborhoodAround", self.window
+        expect(window >= 1, f"{name}(window=) counts the query itself, so at least 1; got {window}.")
+        expect(self.dilation >= 1, f"{name}(dilation=) is a number of tokens of at least 1; got {self.dilation}.")
+        expect(
+            1 <= self.stride <= window, f"{name}(stride=) lies between 1 and the window of {window}; got {self.stride}."
+        )
+
+    def sees(self, own: Tensor, position: Tensor, newest: Tensor) -> Tensor:
+        return among_nearest(own, position, newest, self.window, self.dilation, self.stride)
+
+    @property
+    def delay(self) -> int:
+        return (self.window - 1) * self.dilation
+
+
+@dataclass(frozen=True)
+class GridNeighborhoodAround(TwoSided):
+    """Neighborhood attention on a picture of `width` columns that is written row by row: a query sees the product of
+
+        the `rows` rows around its own;    the `columns` columns around its own
+
+    Both axes are as in `NeighborhoodAround`: at the edges windows are not cut off but shifted inwards, an even number
+    leans left, and with dilations (the steps between two rows and two columns) each residue class is a line of its own.
+    columns * column_dilation may not exceed the width; of a picture with fewer rows all are seen.
+
+    A last row that is not complete is a row like the others: what is missing from it is not seen, and nothing else is
+    seen instead.
+    """
+
+    width: int = 32
+    rows: int = 7
+    columns: int = 7
+    row_dilation: int = 1
+    column_dilation: int = 1
+
+    def __post_init__(self) -> None:
+        check_grid(self)
+
+    def sees(self, own: Tensor, position: Tensor, newest: Tensor) -> Tensor:
+        width = self.width
+        row = among_nearest(own // width, position // width, newest // width, self.rows, self.row_dilation)
+        return row & among_nearest(own % width, position % width, width - 1, self.columns, self.column_dilation)
+
+    @property
+    def delay(self) -> int:
+        return (self.rows - 1) * self.row_dilation * self.width + (self.columns - 1) * self.column_dilation
