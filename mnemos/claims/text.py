@@ -48,7 +48,7 @@ def section(claim: Claim, report: Report | None, pictures: str) -> list[str]:
         return [*lines, "**Found:** not measured yet.", ""]
     lines += [
         f"**Found: {report.findings.verdict}** ({report.seeds} seeds, {report.date}, "
-        f"{report.machine.get('processor')}, torch {report.machine.get('torch')}, {report.minutes:g} minutes"
+        f"{report.machine.get('processor')}, torch {report.machine.get('torch')}"
         f"{', in full' if report.full else ''})",
         "",
         "| statement | measured | must be | so it |",
