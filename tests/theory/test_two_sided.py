@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -33,10 +34,16 @@ def inputs(time: int) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
-def memory_of(around: TwoSided, further: int = 0, retain: Retain | None = None, **options: float) -> KVMemory:
+def memory_of(
+    around: TwoSided,
+    further: int = 0,
+    retain: Retain | None = None,
+    top: int | None = None,
+    rotary: float | None = None,
+) -> KVMemory:
     """Read as soon as `around` allows, or `further` tokens later, and with no more kept than it takes."""
     delay = around.delay + further
-    return KVMemory(retain=retain or mn.Window(2 * delay + 1), read=Delayed(delay, around=around, **options))  # pyright: ignore[reportArgumentType]
+    return KVMemory(retain=retain or mn.Window(2 * delay + 1), read=Delayed(delay, top, rotary=rotary, around=around))
 
 
 def run(memory: KVMemory, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -53,11 +60,11 @@ def run(memory: KVMemory, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.cat([out, last], 1)[:, delay:]
 
 
-def looked_at(around: TwoSided, time: int, **options: float) -> list[set[int]]:
+def looked_at(around: TwoSided, time: int) -> list[set[int]]:
     """For each of `time` tokens those that it gives weight to."""
     q, k, _ = inputs(time)
     v = torch.eye(time, dtype=torch.float64)[:, None].expand(B, -1, H, -1)
-    weights = run(memory_of(around, **options), q, k, v)
+    weights = run(memory_of(around), q, k, v)
     assert_same(weights.sum(-1), torch.ones(B, time, H, dtype=torch.float64))
     every = weights > 0
     assert bool((every == every[:1, :, :1]).all())
@@ -164,7 +171,8 @@ def test_the_largest_and_the_smallest_window() -> None:
 @pytest.mark.parametrize("window", [3, 4])
 def test_a_stride_of_the_window_is_attention_within_blocks(window: int) -> None:
     q, k, v = inputs(12)
-    blocks = [dense(*(x[:, start : start + window] for x in (q, k, v))) for start in range(0, 12, window)]
+    pieces = zip(*(x.split(window, 1) for x in (q, k, v)), strict=True)
+    blocks = [dense(a, b, c) for a, b, c in pieces]
     assert_same(run(memory_of(NeighborhoodAround(window, stride=window)), q, k, v), torch.cat(blocks, 1))
 
 
@@ -306,7 +314,8 @@ def test_a_model_of_it(grid: int | None) -> None:
         line, rows = [axis(i, 4, 2) for i in range(4)], [axis(i, 5, 2) for i in range(5)]
         near = [{4 * r + c for r in rows[i // 4] for c in line[i % 4]} for i in range(time)]
     x = model.embedding(tokens)
-    for block in model.blocks:
+    blocks: list[Any] = list(model.blocks)
+    for block in blocks:
         layer = block.layer
         y = block.norm(x)
         x = block.feed(x + (attention(layer, y, near) if isinstance(layer, WaitToAttendLayer) else layer(y)[0]))
