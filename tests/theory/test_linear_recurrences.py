@@ -191,8 +191,8 @@ class TestStateSpaceDuality:
 
 class TestRetNet:
     def test_the_paper_s_rescalings_vanish_in_the_norm(self) -> None:
-        """O = R V with R = (Q K^T / sqrt(K)) * D / sqrt(sum D), each row over max(|sum R|, 1): what the layer leaves out
-        is one positive number a token and head."""
+        """O = R V with R = (Q K^T / sqrt(K)) * D / sqrt(sum D), each row over max(|sum R|, 1): what the layer leaves
+        out is one positive number a token and head."""
         layer = build(mn.zoo.retnet())
         layer.norm.epsilon = 0.0
         x = randn(B, T, WIDTH)
