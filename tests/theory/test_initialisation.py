@@ -179,7 +179,7 @@ def test_slow_channels_smooth_tokens_into_each_other_and_those_that_always_forge
     """y_t = a y_t-1 + (1 - a) x_t from y_-1 = x_0: the span between the largest and the smallest token never grows from
     layer to layer, for a near 1 it falls fast, and for a = 0 tokens stay as they are."""
     memory = mn.Memory(mn.Matrix(), mn.Dot(), mn.Decay(per="value"), mn.GD(rate=1.0))
-    x = torch.randn(1, 50, 1, 3, dtype=torch.float64)
+    x = 5 + torch.randn(1, 50, 1, 3, dtype=torch.float64)
     one, a = torch.ones(1, 50, 1, 1, dtype=torch.float64), torch.tensor([0.0, 0.5, 0.97], dtype=torch.float64)
     y, spans = x, [x.amax((0, 1, 2)) - x.amin((0, 1, 2))]
     for _ in range(4):
