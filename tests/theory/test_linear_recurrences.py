@@ -676,6 +676,7 @@ class TestRecurrentChunks:
         layer = build(RecurrentChunks(chunk=4))
         x = randn(1, 8, WIDTH)
         with torch.no_grad():
+            layer.project.weight[:, 0] = 0
             layer.project.weight[2 * WIDTH : 3 * WIDTH] = 0
             layer.project.weight[2 * WIDTH : 3 * WIDTH, 0] = 1
             layer.gate_bias.zero_()

@@ -564,13 +564,14 @@ def test_chunks_of_one_token_are_the_rules_token_by_token(name: str) -> None:
     assert float((longer - sequential).detach().abs().max()) > 1e-4
 
 
-@pytest.mark.parametrize("objective", [mn.L2(), mn.Huber(0.5), Lp(3.0), RobustShift(0.4)], ids=str)
+@pytest.mark.parametrize("objective", [mn.L2(), mn.Huber(0.1), Lp(3.0), RobustShift(0.4)], ids=str)
 def test_gradient_steps_minimise_all_linearised_losses_together(objective: Objective) -> None:
     """W_t = argmin_W sum_i <W - W_i-1, grad l_i(W_i-1)> + |W|^2 / 2 eta, from W_0 = 0: what follows a regularised
     leader is gradient descent."""
     eta, time = 0.2, 9
     memory = mn.Memory(mn.Matrix(), objective, mn.Keep(), mn.GD(rate=eta))
     q, k, v = tokens(time)
+    v = 0.3 * v  # the third power's steps grow as the square of the error
     gradients = torch.zeros(B, H, K, K, dtype=torch.float64)
     held = gradients
     for t in range(time):
