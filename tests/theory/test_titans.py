@@ -1,4 +1,4 @@
-"""Titans' three arrangements and persistent tokens: what the papers' sheets say must hold."""
+"""Titans' three arrangements and persistent tokens: what the papers say must hold."""
 
 from __future__ import annotations
 
