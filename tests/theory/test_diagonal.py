@@ -414,6 +414,19 @@ def test_white_noise_keeps_its_variance() -> None:
     assert abs(float(h.var()) - 1) < 0.05
 
 
+def test_with_constant_gates_it_is_a_normalised_linear_recurrence() -> None:
+    """h_t = a^t+1 h_-1 + sum_s a^(t-s) sqrt(1 - a^2) i x_s, an LRU with real factors."""
+    layer = recurrent_block()
+    x = normal(B, T, WIDTH)
+    gates_held_at(layer, r=0.4, i=0.3)
+    r, i = torch.sigmoid(torch.tensor([0.4, 0.3], dtype=torch.float64))
+    a = torch.sigmoid(-layer.forgetting.flatten()) ** (8 * r)
+    lag = torch.arange(T)[:, None] - torch.arange(T)
+    kernel = torch.where((lag >= 0)[..., None], a ** lag.clamp(min=0)[..., None], 0.0) * torch.sqrt(1 - a**2) * i
+    held = a ** torch.arange(1, T + 1)[:, None]
+    assert_same(recurrence(layer, x), held + torch.einsum("tsd,bsd->btd", kernel, x))
+
+
 def test_factors_start_between_nine_tenths_and_nearly_one() -> None:
     layer = mn.zoo.hawk().build(512, H)
     a = torch.sigmoid(-layer.forgetting.detach()) ** 8
@@ -514,6 +527,68 @@ def test_gateloop_that_forgets_nothing_is_a_cumulative_sum() -> None:
             linear.bias.fill_(bias)
     q, k, v, _, _, gate = parts(layer, x)
     assert_same(layer(x)[0], layer.out(q * (k * v).cumsum(1) * gate))
+
+
+def set_to(linear: torch.nn.Linear, bias: float) -> None:
+    """It gives that number, whatever comes in."""
+    with torch.no_grad():
+        linear.weight.zero_()
+        linear.bias.fill_(bias)
+
+
+@pytest.mark.parametrize("phase", [0.0, 0.7])
+def test_a_constant_factor_is_retention_of_single_channels(phase: float) -> None:
+    """A real one, RetNet's with keys and values of one channel; a complex one, the same with a rotation."""
+    layer, x = gate_loop(), normal(B, T, WIDTH)
+    set_to(layer.magnitude, 2.0)
+    set_to(layer.phase, phase)
+    q, k, v, a, _, gate = parts(layer, x)
+    if phase:
+        memory = hebbian(mn.Decay(rotate="key"))
+        q, k = (torch.stack([y, torch.zeros_like(y)], -1) for y in (q, k))
+        controls = {"decay": a, "angle": torch.full_like(a, phase)[..., None]}
+    else:
+        memory, q, k = hebbian(mn.Decay()), q[..., None], k[..., None]
+        controls = {"decay": a}
+    o, _ = mn.run(memory, q, k, v[..., None], controls)
+    assert_same(layer(x)[0], layer.out(o[..., 0] * gate))
+
+
+def test_without_a_phase_and_with_tied_keys_it_is_hgrns_cell() -> None:
+    """h_t = a_t h_t-1 + k_t v_t with real a_t; with k = 1 - a, h_t = a_t h_t-1 + (1 - a_t) v_t."""
+
+    class Tied(torch.nn.Module):
+        def __init__(self, layer: GateLoopLayer):
+            super().__init__()
+            self.inner, self.magnitude = layer.project, layer.magnitude
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, _, v = self.inner(x).chunk(3, -1)
+            return torch.cat([q, 1 - torch.sigmoid(self.magnitude(x)), v], -1)
+
+    layer, x = gate_loop(), normal(B, T, WIDTH)
+    set_to(layer.phase, 0.0)
+    for tied in (False, True):
+        if tied:
+            layer.project = Tied(layer)  # pyright: ignore[reportAttributeAccessIssue]
+        q, k, v, a, _, gate = parts(layer, x)
+        h, outputs = torch.zeros(B, WIDTH, dtype=torch.float64), []
+        for t in range(T):
+            h = a[:, t] * h + ((1 - a[:, t]) if tied else k[:, t]) * v[:, t]
+            outputs.append(q[:, t] * h)
+        assert_same(layer(x)[0], layer.out(torch.stack(outputs, 1) * gate))
+
+
+def test_phases_alone_are_linear_attention_turned_by_the_content() -> None:
+    """|a| = 1: queries and keys of two channels, turned by the sum of all phases so far."""
+    layer, x = gate_loop(), normal(B, T, WIDTH)
+    set_to(layer.magnitude, 1000.0)
+    q, k, v, _, phase, gate = parts(layer, x)
+    turns = phase.cumsum(1)
+    circle = torch.stack([torch.cos(turns), torch.sin(turns)], -1)
+    plain = mn.Memory(mn.Matrix(), mn.Dot(), mn.Keep(), mn.GD(rate=1.0))
+    o, _ = mn.run(plain, q[..., None] * circle, k[..., None] * circle, v[..., None])
+    assert_same(layer(x)[0], layer.out(o[..., 0] * gate))
 
 
 # Fast and forgetful memory

@@ -185,6 +185,74 @@ def test_segments_join_associatively() -> None:
         assert_same(right[0][name], x)
 
 
+def products(form: str, q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> dict[str, Tensor]:
+    """What joining two segments of the other orders takes beside their sums: sums of outer products without decay, and
+    the last segment's whole decay."""
+    heads = [x.transpose(1, 2) for x in (q, k)]
+    found = {"decay": decay.prod(1)[..., None, None], "crossed": heads[1].mT @ heads[0]}
+    if form == "third":
+        sums = torch.zeros(B, H, K, K, dtype=torch.float64), torch.zeros(B, H, K, V, dtype=torch.float64)
+        held = [sums[0], sums[1], sums[0], sums[1], sums[0]]
+        for t in range(q.shape[1]):
+            query, key, value = q[:, t, :, :, None], k[:, t, :, :, None], v[:, t, :, None]
+            key_sum, value_sum = held[0] + key @ key.mT, held[1] + key @ value
+            asked = query @ query.mT
+            held = [key_sum, value_sum, held[2] + asked, held[3] + asked @ value_sum, held[4] + key_sum @ asked]
+        found |= {"query_square": held[2], "query_value": held[3], "key_query": held[4]}
+    return found
+
+
+def joined_in(form: str, one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Asymmetric: E = rho_B (E_A + R_B P_A) + E_B, R without decay. Third, without decay: H = H_A + H_B + S_A X_B +
+    Y_B P_A + S_A Q_B P_A with X = sum q q^T P and Y = sum S q q^T."""
+    rho = other["decay"]
+    both = {"decay": one["decay"] * rho, "crossed": one["crossed"] + other["crossed"]}
+    both["value_sum"] = rho * one["value_sum"] + other["value_sum"]
+    if form == "asymmetric":
+        carried = one["nested_sum"] + other["crossed"] @ one["value_sum"]
+        return both | {"nested_sum": rho * carried + other["nested_sum"]}
+    s, p, square = one["key_sum"], one["value_sum"], other["query_square"]
+    across = s @ other["query_value"] + other["key_query"] @ p + s @ square @ p
+    return both | {
+        "key_sum": s + other["key_sum"],
+        "query_square": one["query_square"] + square,
+        "query_value": one["query_value"] + other["query_value"] + square @ p,
+        "key_query": one["key_query"] + other["key_query"] + s @ square,
+        "nested_sum": one["nested_sum"] + other["nested_sum"] + across,
+    }
+
+
+@pytest.mark.parametrize("form", ["asymmetric", "third"])
+def test_segments_of_the_other_orders_join_associatively(form: str) -> None:
+    q, k, v = tokens(21)
+    decay = torch.ones(B, 21, H, dtype=torch.float64)
+    if form == "asymmetric":
+        decay = 0.5 + 0.5 * torch.rand_like(decay)
+    parts = []
+    for cut in (slice(0, 6), slice(6, 15), slice(15, 21), slice(0, 21)):
+        given = q[:, cut], k[:, cut], v[:, cut], decay[:, cut]
+        parts.append(segment(form, *given)[0] | products(form, *given))
+    one, two, three, whole = parts
+    left = joined_in(form, joined_in(form, one, two), three)
+    right = joined_in(form, one, joined_in(form, two, three))
+    assert set(left) == set(right) == set(whole)
+    for name, x in whole.items():
+        assert_same(left[name], x)
+        assert_same(right[name], x)
+
+
+def test_two_queries_may_change_places() -> None:
+    """The weight of v_j at t, sum_i<=j (q_t . k_i)(k_i . q_j), is symmetric in q_t and q_j."""
+    q, k, _ = tokens(9)
+    v = torch.zeros(B, 9, H, V, dtype=torch.float64)
+    v[:, 4] = 1.0
+    swapped = q.clone()
+    swapped[:, 4], swapped[:, 8] = q[:, 8], q[:, 4]
+    one, other = ran("second", q, k, v), ran("second", swapped, k, v)
+    assert_same(one[:, 8], other[:, 8])
+    assert float((one[:, 6] - other[:, 6]).abs().max()) > 1e-2
+
+
 def test_the_asymmetric_form_is_linear_attention_twice() -> None:
     q, k, v = tokens()
     decay = some_decay()

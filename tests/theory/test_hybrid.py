@@ -29,6 +29,16 @@ def test_places_of_full_layers(depth: int) -> None:
     assert places(math.inf, depth) == []
 
 
+@pytest.mark.parametrize("name", ["gla", "hgrn2", "gated_deltanet", "mamba2", "ttt_linear"])
+def test_places_do_not_depend_on_what_is_placed(name: str) -> None:
+    linear = getattr(mn.zoo, name)()
+    for ratio in (1, 3, 6, 24):
+        for full in (FULL, mn.zoo.sliding_window(8), mn.zoo.lla()):
+            found = hybrid(linear, full, ratio, 24)
+            assert [i for i, layer in enumerate(found.layers) if layer == full] == places(ratio, 24)
+            assert hybrid(linear, full, ratio, 24) == found
+
+
 def test_the_study_on_24_blocks() -> None:
     """24:1 on 24 blocks still has one full layer, the last."""
     assert [len(places(ratio, 24)) for ratio in (math.inf, 24, 12, 6, 3, 0)] == [0, 1, 1, 3, 6, 24]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -172,6 +173,23 @@ def test_influence_fades_exponentially_but_for_the_channels_that_never_forget() 
                 assert influence[0, t] <= bound
     assert influence[1, 199] > 1e3 * influence[0, 199]
     assert influence[1, 199] > 1e-4
+
+
+def test_slow_channels_smooth_tokens_into_each_other_and_those_that_always_forget_do_not() -> None:
+    """y_t = a y_t-1 + (1 - a) x_t from y_-1 = x_0: the span between the largest and the smallest token never grows from
+    layer to layer, for a near 1 it falls fast, and for a = 0 tokens stay as they are."""
+    memory = mn.Memory(mn.Matrix(), mn.Dot(), mn.Decay(per="value"), mn.GD(rate=1.0))
+    x = 5 + torch.randn(1, 50, 1, 3, dtype=torch.float64)
+    one, a = torch.ones(1, 50, 1, 1, dtype=torch.float64), torch.tensor([0.0, 0.5, 0.97], dtype=torch.float64)
+    y, spans = x, [x.amax((0, 1, 2)) - x.amin((0, 1, 2))]
+    for _ in range(4):
+        first = {"matrix": y[0, 0, :, :, None].clone()}
+        y, _ = mn.run(memory, one, one, (1 - a) * y, {"decay": a.expand_as(y)}, first)
+        spans.append(y.amax((0, 1, 2)) - y.amin((0, 1, 2)))
+    for before, after in itertools.pairwise(spans):
+        assert (after <= before + 1e-12).all()
+    assert torch.equal(y[..., 0], x[..., 0])
+    assert spans[-1][1] < 0.7 * spans[0][1] and spans[-1][2] < 0.1 * spans[0][2]
 
 
 def test_without_fixed_channels_nothing_is_changed() -> None:

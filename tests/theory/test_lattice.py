@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import mnemos as mn
+from mnemos.layers import Polynomial
 
 B, T, H, K = 2, 37, 2, 4
 
@@ -198,6 +199,58 @@ def test_a_rate_of_zero_only_forgets(momentum: bool) -> None:
     assert_same(out, kept[..., None] * torch.einsum("hvk,bthk->bthv", start["matrix"], q))
 
 
+def test_a_gated_delta_rule_with_a_rate_of_zero_only_forgets() -> None:
+    start = {"matrix": torch.randn(H, K, K, dtype=torch.float64)}
+    q, k, v = keys_and_values()
+    decay = uniform(B, T, H)
+    out, _ = mn.run(GATED_DELTA, q, k, v, {"rate": torch.zeros_like(decay), "decay": decay}, start)
+    kept = decay.cumprod(1)[..., None]
+    assert_same(out, kept * torch.einsum("hvk,bthk->bthv", start["matrix"], q))
+
+
+def test_a_rate_of_zero_goes_on_with_the_momentum_there_is() -> None:
+    """M_t = b_t M_0 + f_t S_0 and S_t = m_t S_0, b and m the products of decays and momenta so far, f_t = sum_i b_t /
+    b_i m_i: what is left of an earlier surprise is still being written."""
+    q, k, v = keys_and_values()
+    first, pushed = torch.randn(2, B, H, K, K, dtype=torch.float64)
+    controls = {name: 0.5 + 0.5 * uniform(B, T, H) for name in ("decay", "momentum")}
+    controls["rate"] = torch.zeros(B, T, H, dtype=torch.float64)
+    state = TITANS.init(B, H, K, K, None, torch.float64)
+    state = state.successor(**state.entries | {"matrix": first, "momentum.matrix": pushed})
+    out, last = mn.run(TITANS, q, k, v, controls, state=state)
+    share = controls["momentum"].cumprod(1)
+    for t in range(T):
+        kept = controls["decay"][:, : t + 1].prod(1)
+        going = sum(controls["decay"][:, i + 1 : t + 1].prod(1) * share[:, i] for i in range(t + 1))
+        matrix = kept[..., None, None] * first + going[..., None, None] * pushed
+        assert_same(out[:, t], torch.einsum("bhvk,bhk->bhv", matrix, q[:, t]))
+    assert_same(last["matrix"], matrix)
+    assert_same(last["momentum.matrix"], share[:, -1, :, None, None] * pushed)
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("memory", [GLA, RETENTION], ids=str)
+def test_gradients_by_decays_are_sums_of_those_by_queries_and_keys(memory: mn.Memory, zeros: bool) -> None:
+    """d / d log a_t = sum_{s >= t} (q_s * dq_s - k_s * dk_s) + what the last state brings, per key channel; for one
+    decay a head its sum, sum_{s >= t} (o_s . do_s - v_s . dv_s)."""
+    q, k, v = (x.requires_grad_() for x in keys_and_values())
+    decay = 0.2 + 0.8 * uniform(B, T, H, *([K] if memory is GLA else []))
+    decay[0, 5::11] *= not zeros
+    decay.requires_grad_()
+    out, state = mn.run(memory, q, k, v, {"decay": decay})
+    by_out, by_state = torch.randn_like(out), torch.randn_like(state["matrix"])
+    loss = (out * by_out).sum() + (state["matrix"] * by_state).sum()
+    dq, dk, dv, by_decay = torch.autograd.grad(loss, (q, k, v, decay))
+    last = (state["matrix"] * by_state).sum(-2)[:, None]
+
+    def from_here_on(x: Tensor) -> Tensor:
+        return x.flip(1).cumsum(1).flip(1)
+
+    channels = from_here_on(q * dq - k * dk) + last
+    assert_same(decay * by_decay, channels if memory is GLA else channels.sum(-1), 1e-10)
+    assert_same(from_here_on((out * by_out).sum(-1) - (v * dv).sum(-1)) + last.sum(-1), channels.sum(-1), 1e-10)
+
+
 def test_after_a_decay_of_zero_nothing_before_it_is_known() -> None:
     q, k, v = keys_and_values()
     decay = uniform(B, T, H, K)
@@ -257,6 +310,28 @@ class TestLinearAttention:
         x[..., 0] = 1
         y, _ = layer(x)
         assert_same(y, layer.out(torch.arange(8.0, dtype=torch.float64)).expand_as(y), 1e-5)
+
+    def test_constant_keys_are_a_running_mean(self) -> None:
+        layer = self.layer()
+        with torch.no_grad():
+            layer.project.weight[8:16] = 0
+        x = torch.randn(2, 19, 8, dtype=torch.float64)
+        mean = layer.project(x)[..., 16:].cumsum(1) / torch.arange(1, 20, dtype=torch.float64)[:, None]
+        assert_same(layer(x)[0], layer.out(mean), 1e-5)
+
+    def test_the_features_of_the_exponential_are_softmax_attention(self) -> None:
+        """Polynomials of high degree, sum_i (q . k)^i / i!, come to exp(q . k)."""
+        x, off = torch.randn(2, 19, 8, dtype=torch.float64), []
+        for degree in (2, 20):
+            features = Polynomial(tuple(1 / math.factorial(i) for i in range(degree + 1)))
+            spec = mn.LayerSpec(LINEAR, keys=features, norm="sum", key_expand=0.5)
+            torch.manual_seed(0)
+            layer = mn.MemoryLayer(spec, width=8, heads=2).double()
+            q, k, v = (y.unflatten(-1, (2, -1)).transpose(1, 2) for y in layer.project(x).split([4, 4, 8], -1))
+            out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
+            expected = layer.out(out.transpose(1, 2).flatten(-2))
+            off.append(float((layer(x)[0] - expected).detach().abs().max()))
+        assert off[0] > 1e-3 and off[1] < 1e-5
 
     def test_the_order_of_the_past_does_not_matter(self) -> None:
         layer = self.layer()

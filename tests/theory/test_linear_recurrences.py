@@ -151,6 +151,29 @@ class TestStateSpaceDuality:
         out, _ = mn.run(RETENTION, q, k, x[..., None], {"rate": dt, "decay": torch.exp(dt * a)})
         assert_same(out[..., 0], torch.stack(outputs, 1))
 
+    def test_steps_are_euler_s_and_not_the_exact_ones(self) -> None:
+        """With N = 1, A = -1, B = C = 1 the exact discretisation is the gate h_t = (1 - g) h_t-1 + g x_t, g =
+        sigmoid(z), dt = softplus(z). The layer keeps exp(-dt) = 1 - g too, but writes dt x_t, not g x_t."""
+        z, x, one = randn(B, T, H), randn(B, T, H, 1), torch.ones(B, T, H, 1, dtype=torch.float64)
+        dt, g = F.softplus(z), torch.sigmoid(z)
+        exact, _ = mn.run(RETENTION, one, one, x, {"rate": 1 - torch.exp(-dt), "decay": torch.exp(-dt)})
+        h = torch.zeros(B, H, dtype=torch.float64)
+        for t in range(T):
+            h = (1 - g[:, t]) * h + g[:, t] * x[:, t, :, 0]
+            assert_same(exact[:, t, :, 0], h)
+        layer = build(StateSpace(state_dim=1))
+        with torch.no_grad():
+            layer.step_bias.fill_(0.5)
+        u = randn(B, 1, WIDTH)
+        _, mixed, step = layer.project(u).split(layer.parts, -1)
+        x, b, _ = F.silu(causal(mixed, layer.conv.weight) + layer.conv_bias).split(layer.mixed_parts, -1)
+        dt, speed = F.softplus(step + layer.step_bias)[:, 0], layer.log_speed.exp()
+        written = (by_head(x)[:, 0] * b)[..., None]
+        matrix = layer(u)[1].child("memory")["matrix"]
+        assert_same(matrix, dt[..., None, None] * written)
+        held = (1 - torch.exp(-speed * dt)) / speed
+        assert float((matrix - held[..., None, None] * written).detach().abs().max()) > 1e-3
+
     def test_it_takes_other_memories_with_a_rate_and_a_decay(self) -> None:
         delta = StateSpace(mn.Memory(mn.Matrix(), mn.L2(), mn.Decay(), mn.GD()), state_dim=5)
         x = randn(B, 9, WIDTH)
@@ -164,6 +187,31 @@ class TestStateSpaceDuality:
         assert "triangular delta" in layer.explain(64)
         with pytest.raises(InvalidValue, match="a rate and a decay a head"):
             StateSpace(mn.Memory(mn.Matrix(), mn.Dot(), mn.Decay(per="channel"), mn.GD()))
+
+
+class TestRetNet:
+    def test_the_paper_s_rescalings_vanish_in_the_norm(self) -> None:
+        """O = R V with R = (Q K^T / sqrt(K)) * D / sqrt(sum D), each row over max(|sum R|, 1): what the layer leaves
+        out is one positive number a token and head."""
+        layer = build(mn.zoo.retnet())
+        layer.norm.epsilon = 0.0
+        x = randn(B, T, WIDTH)
+        q, k, v = (by_head(y) for y in layer.project(x).split(layer.sizes, -1))
+        half = q.shape[-1] // 2
+        angle = torch.arange(T)[:, None] * 10000.0 ** -torch.linspace(0, 1, half, dtype=torch.float64)
+        turn = torch.polar(torch.ones_like(angle), angle)[:, None]
+        q, k = (torch.complex(y[..., :half], y[..., half:]) * turn for y in (q, k))
+        distance = torch.arange(T)[:, None] - torch.arange(T)
+        factor = (1 - torch.exp2(-5 - torch.arange(H, dtype=torch.float64)))[:, None, None]
+        d = torch.where(distance >= 0, factor ** distance.clamp(min=0), 0.0)
+        scores = torch.einsum("bthk,bshk->bhts", q, k.conj()).real
+        raw = torch.einsum("bhts,bshv->bthv", scores * d, v)
+        scaled = scores / math.sqrt(2 * half) * d / d.sum(-1, keepdim=True).sqrt()
+        scaled = scaled / scaled.sum(-1, keepdim=True).abs().clamp(min=1)
+        o = torch.einsum("bhts,bshv->bthv", scaled, v)
+        assert float((o - raw).detach().abs().max()) > 0.1
+        normed = o / o.square().mean(-1, keepdim=True).sqrt() * layer.norm.gain
+        assert_same(layer(x)[0], layer.out(normed.flatten(-2) * F.silu(layer.gate(x))), 1e-9)
 
 
 class TestHGRN2:
@@ -181,6 +229,19 @@ class TestHGRN2:
         decay = by_head(bound + (1 - bound) * share)
         o = gated(by_head(F.silu(q)), 1 - decay, by_head(v), decay)
         assert_same(layer(x)[0], layer.out(rms(o.flatten(-2), layer.norm.gain)))
+
+    def test_heads_of_one_channel_are_hgrn_s_cell_times_a_query(self) -> None:
+        """h_t = a_t h_t-1 + (1 - a_t) v_t, element by element."""
+        layer = build(mn.zoo.hgrn2().at(1, 4), heads=WIDTH)
+        x = randn(B, T, WIDTH)
+        q, v = layer.project(x).chunk(2, -1)
+        bound = torch.sigmoid(layer.decay.bound)
+        decay = bound + (1 - bound) * torch.sigmoid(layer.decay.linear(x))
+        h, outputs = torch.zeros(B, WIDTH, dtype=torch.float64), []
+        for t in range(T):
+            h = decay[:, t] * h + (1 - decay[:, t]) * v[:, t]
+            outputs.append(F.silu(q[:, t]) * h)
+        assert_same(layer(x)[0], layer.out(rms(torch.stack(outputs, 1), layer.norm.gain)))
 
     def test_lower_bounds_rise_from_zero_to_below_one(self) -> None:
         """Layer l of L starts at l / L, the first stays at exactly 0."""
@@ -381,6 +442,16 @@ class TestAaren:
         for found, expected in zip(one, other, strict=True):
             assert_same(found, expected, 1e-10)
 
+    def test_a_constant_added_to_all_scores_changes_nothing(self) -> None:
+        """Every key longer by the same vector."""
+        layer, x = self.layer(), randn(B, T, WIDTH)
+        x[..., 0] = 1
+        before = layer(x)[0].detach()
+        with torch.no_grad():
+            q = layer.ask(layer.query).view(H, -1)
+            layer.project.weight[:WIDTH, 0] += (100 * q / q.square().sum(-1, keepdim=True)).flatten()
+        assert_same(layer(x)[0], before, 1e-10)
+
     def test_the_order_of_the_past_does_not_matter(self) -> None:
         layer, x = self.layer(), randn(B, T, WIDTH)
         mixed = x[:, torch.randperm(T)]
@@ -448,6 +519,28 @@ class TestBased:
         x[..., 0] = 1
         y, _ = layer(x)
         assert_same(y, layer.out(torch.arange(float(WIDTH), dtype=torch.float64)).expand_as(y), 1e-5)
+
+    def test_without_keys_it_is_the_running_mean(self) -> None:
+        layer, x = self.layer(scale=0.0), randn(B, T, WIDTH)
+        v = layer.project(x)[..., -WIDTH:]
+        mean = v.cumsum(1) / torch.arange(1, T + 1, dtype=torch.float64)[:, None]
+        assert_same(layer(x)[0], layer.out(mean), 1e-5)
+
+    def test_its_first_features_are_the_lower_orders(self) -> None:
+        """Order 0 is the running mean, order 1 linear attention with the features [1, x / d^(1/4)]."""
+        q, k, v = 0.3 * randn(B, T, H, K), 0.3 * randn(B, T, H, K), randn(B, T, H, V)
+        counted = torch.cat([v, torch.ones_like(v[..., :1])], -1)
+
+        def truncated(features: int) -> Tensor:
+            summing = LINEAR.replace(learner=mn.GD(rate=1.0))
+            o, _ = mn.run(summing, Taylor()(q)[..., :features], Taylor()(k)[..., :features], counted)
+            return o[..., :-1] / o[..., -1:]
+
+        count = torch.arange(1, T + 1, dtype=torch.float64)[:, None, None]
+        assert_same(truncated(1), v.cumsum(1) / count)
+        weights = (1 + torch.einsum("bthk,bshk->bhts", q, k) / math.sqrt(K)).tril()
+        expected = torch.einsum("bhts,bshv->bthv", weights / weights.sum(-1, keepdim=True), v)
+        assert_same(truncated(1 + K), expected)
 
     def test_a_window_over_the_whole_sequence_is_full_attention(self) -> None:
         window = mn.zoo.based(window=T).pattern[2]
@@ -576,6 +669,39 @@ class TestRecurrentChunks:
         x = randn(1, 8, WIDTH).requires_grad_()
         (gradient,) = torch.autograd.grad(layer(x)[0][:, 6].square().sum(), x)
         assert {t for t in range(4) if gradient[0, t].any()} == heard
+
+    @staticmethod
+    def gates_by_channel_0(gates: list[float]) -> tuple[Any, Tensor]:
+        """A layer of two chunks whose gates are what is given, for the tokens of the first, and half elsewhere."""
+        layer = build(RecurrentChunks(chunk=4))
+        x = randn(1, 8, WIDTH)
+        with torch.no_grad():
+            layer.project.weight[:, 0] = 0
+            layer.project.weight[2 * WIDTH : 3 * WIDTH] = 0
+            layer.project.weight[2 * WIDTH : 3 * WIDTH, 0] = 1
+            layer.gate_bias.zero_()
+            x[0, :, 0] = torch.logit(torch.tensor([*gates, 0.5, 0.5, 0.5, 0.5], dtype=torch.float64)).clamp(-1e4, 1e4)
+        return layer, x
+
+    def test_a_last_gate_of_zero_leaves_the_last_token_alone(self) -> None:
+        for last, heard in ((0.0, {3}), (0.5, {0, 1, 2, 3})):
+            layer, x = self.gates_by_channel_0([0.5, 0.5, 0.5, last])
+            x.requires_grad_()
+            (gradient,) = torch.autograd.grad(layer(x)[0][:, 6].square().sum(), x)
+            assert {t for t in range(4) if gradient[0, t].any()} == heard
+
+    def test_gates_of_one_freeze_the_summary(self) -> None:
+        """Later chunks hear what it was at the last gate below one: other tokens behind that are all the same."""
+        layer, x = self.gates_by_channel_0([0.5, 0.3, 1.0, 1.0])
+        y, state = layer(x)
+        other = x.clone()
+        other[:, 2:4, 1:] = randn(1, 2, WIDTH - 1)
+        assert_same(layer(other)[0][:, 4:], y[:, 4:])
+        _, early = layer(x[:, :2])
+        value = early["running"][..., WIDTH // H :]
+        assert_same(state["values"][:, 0], value)
+        other[:, 1, 1:] = randn(1, WIDTH - 1)
+        assert float((layer(other)[0][:, 4:] - y[:, 4:]).detach().abs().max()) > 1e-3
 
     def test_the_cache_holds_one_entry_a_chunk(self) -> None:
         layer = build(mn.zoo.rat(chunk=5))

@@ -542,6 +542,48 @@ def test_one_rule_in_several_disguises(chunk: int) -> None:
     assert_same(ran(moneta, rate=_rate() / 2), expected)
 
 
+def test_memora_with_a_quadratic_regulariser_is_titans_without_momentum() -> None:
+    memory = mn.zoo.memora(chunk=4, expansion=2).memory
+    assert isinstance(memory, mn.Memory)
+    quadratic = memory.replace(retention=mn.Decay())
+    titans = mn.zoo.titans_lmm(chunk=4, expansion=2).memory
+    assert isinstance(titans, mn.Memory)
+    still = titans.replace(learner=mn.GD(momentum=True, anchor=mn.Chunk(4)))
+    assert_same(ran(quadratic), ran(still, momentum=torch.zeros(B, T, H, dtype=torch.float64)))
+    assert float((ran(memory) - ran(quadratic)).detach().abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["moneta", "yaad", "memora"])
+def test_chunks_of_one_token_are_the_rules_token_by_token(name: str) -> None:
+    memory = getattr(mn.zoo, name)(chunk=1, expansion=2).memory
+    assert isinstance(memory, mn.Memory)
+    given = {"delta": 1.0 + rand(B, 17, H)}
+    sequential = ran(memory.replace(learner=mn.GD(anchor="previous")), 17, **given)
+    assert_same(ran(memory, 17, **given), sequential, 1e-9)
+    longer = ran(memory.replace(learner=mn.GD(anchor=mn.Chunk(4))), 17, **given)
+    assert float((longer - sequential).detach().abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("objective", [mn.L2(), mn.Huber(0.1), Lp(3.0), RobustShift(0.4)], ids=str)
+def test_gradient_steps_minimise_all_linearised_losses_together(objective: Objective) -> None:
+    """W_t = argmin_W sum_i <W - W_i-1, grad l_i(W_i-1)> + |W|^2 / 2 eta, from W_0 = 0: what follows a regularised
+    leader is gradient descent."""
+    eta, time = 0.2, 9
+    memory = mn.Memory(mn.Matrix(), objective, mn.Keep(), mn.GD(rate=eta))
+    q, k, v = tokens(time)
+    v = 0.3 * v  # the third power's steps grow as the square of the error
+    gradients = torch.zeros(B, H, K, K, dtype=torch.float64)
+    held = gradients
+    for t in range(time):
+        leaf = held.clone().requires_grad_()
+        predicted = torch.einsum("bhvk,bhk->bhv", leaf, k[:, t])
+        (gradient,) = torch.autograd.grad(objective.loss(predicted, v[:, t], {}).sum(), leaf)
+        gradients = gradients + gradient
+        _, state = mn.run(memory, q[:, : t + 1], k[:, : t + 1], v[:, : t + 1])
+        held = state["matrix"]
+        assert_same(gradients + held / eta, torch.zeros_like(held), 1e-9)
+
+
 def published(name: str) -> mn.Memory:
     memory = getattr(mn.zoo, name)(chunk=4, expansion=2).memory
     assert isinstance(memory, mn.Memory)

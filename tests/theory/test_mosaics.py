@@ -239,6 +239,27 @@ def test_a_value_needs_the_next_token_and_its_reader_does_not() -> None:
     assert not torch.equal(first[5], second[5]), "v_5 looks at token 6"
 
 
+def test_a_token_reaches_its_answer_by_its_key_and_by_the_value_before_it() -> None:
+    layer = contextual()
+    held: dict[str, Tensor] = {}
+    for name, module in (("key", layer.keys.project), ("value", layer.value)):
+        module.register_forward_hook(lambda module, args, out, name=name: held.__setitem__(name, out))
+    y, _ = layer(inputs())
+    for t in (1, 2, 7):
+        by_key, by_value = torch.autograd.grad(y[:, t].square().sum(), [held["key"], held["value"]], retain_graph=True)
+        assert by_value[:, t].all(-1).all()
+        assert by_key[:, t].all(-1).all() == (t > 1), "a single pair is answered whatever is asked"
+
+
+def test_answers_are_no_longer_than_values() -> None:
+    """exp(10 r) in each head, reached where there is one value only."""
+    layer = contextual()
+    read, _ = values_of(layer, inputs())
+    length = torch.exp(10 * layer.value_scale.detach()).flatten()
+    assert (read.norm(dim=-1) <= length + 1e-12).all()
+    assert_same(read[:, 1].norm(dim=-1), length.expand(B, H))
+
+
 def test_the_last_pair_waits_in_the_state() -> None:
     layer, x = contextual(), inputs(1)
     _, state = layer(x)

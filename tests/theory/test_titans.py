@@ -1,4 +1,4 @@
-"""Titans' three arrangements and persistent tokens: what the papers' sheets say must hold."""
+"""Titans' three arrangements and persistent tokens: what the papers say must hold."""
 
 from __future__ import annotations
 
@@ -62,6 +62,45 @@ def test_persistent_tokens_come_back_after_a_reset() -> None:
     x = some(9)
     _, state = layer(some(30))
     assert_same(layer(x, state.reset(torch.tensor([True, True])))[0], layer(x)[0])
+
+
+def scored(layer: mn.MemoryLayer, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores (B, H, T, 3 + T) of plain softmax attention, and values, of three persistent tokens and its own."""
+    assert layer.persistent is not None
+    q, k, v = (
+        y.unflatten(-1, (HEADS, -1)).transpose(1, 2)
+        for y in layer.project(torch.cat([layer.persistent.expand(2, -1, -1), x], 1)).chunk(3, -1)
+    )
+    return q[:, :, 3:] @ k.mT / q.shape[-1] ** 0.5, v
+
+
+def joined(layer: mn.MemoryLayer, o: Tensor) -> Tensor:
+    return layer.out(o.transpose(1, 2).flatten(-2))
+
+
+def test_persistent_and_own_tokens_share_one_softmax() -> None:
+    """o = (Z_p o_p + Z_c o_c) / (Z_p + Z_c), each side read by itself with Z its sum of exponentials."""
+    layer = mn.MemoryLayer(mn.LayerSpec(mn.KVMemory(), persistent=3), width=WIDTH, heads=HEADS).double()
+    x = some(9)
+    scores, v = scored(layer, x)
+    later = torch.ones(9, 9, dtype=torch.bool).triu(1)
+    sides = scores[..., :3].exp(), scores[..., 3:].exp().masked_fill(later, 0.0)
+    answers = [side / side.sum(-1, keepdim=True) @ y for side, y in zip(sides, v.split([3, 9], 2), strict=True)]
+    z = [side.sum(-1, keepdim=True) for side in sides]
+    o = (z[0] * answers[0] + z[1] * answers[1]) / (z[0] + z[1])
+    assert_same(layer(x)[0], joined(layer, o))
+
+
+def test_persistent_tokens_of_zero_make_attention_quiet() -> None:
+    """Keys and values of zero add 1 each to the denominator and nothing else: o = sum e^s v / (3 + sum e^s)."""
+    layer = mn.MemoryLayer(mn.LayerSpec(mn.KVMemory(), persistent=3), width=WIDTH, heads=HEADS).double()
+    with torch.no_grad():
+        assert layer.persistent is not None
+        layer.persistent.zero_()
+    x = some(9)
+    scores, v = scored(layer, x)
+    weights = scores[..., 3:].exp().tril()
+    assert_same(layer(x)[0], joined(layer, weights @ v[:, :, 3:] / (3 + weights.sum(-1, keepdim=True))))
 
 
 class TestContext:
@@ -129,6 +168,27 @@ class TestContext:
         values = entries[:, :, 1, 1].cumsum(1) / (2 * torch.arange(1, 5, dtype=torch.float64)[:, None])
         assert_same(y, layer.out(values))
 
+    def test_with_a_silent_memory_segments_attend_to_themselves(self) -> None:
+        """Without persistent tokens, block by block, but for what is recalled: as many zeros as there are tokens so
+        far, each with its share exp(0). A gate of sigmoid(0) halves the output."""
+        layer, x = self.layer(persistent=0), some(14)
+        with torch.no_grad():
+            layer.recalled.weight.zero_()
+            layer.memory.out.weight.zero_()
+        half = WIDTH // HEADS // 2
+        angle = torch.arange(14)[:, None] * 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
+        turn = torch.polar(torch.ones_like(angle), angle)[:, None]
+        q, k, v = (
+            y.unflatten(-1, (HEADS, -1)) for y in (layer.query(x), *layer.key_value(x).split([WIDTH, WIDTH], -1))
+        )
+        q, k = (torch.complex(y[..., :half], y[..., half:]) * turn for y in (q, k))
+        scores = torch.einsum("bthk,bshk->bhts", q, k.conj()).real / (2 * half) ** 0.5
+        segment = torch.arange(14) // 4
+        weights = scores.exp().tril() * (segment[:, None] == segment)
+        zeros = torch.arange(14, dtype=torch.float64)[:, None] % 4 + 1
+        o = torch.einsum("bhts,bshv->bthv", weights / (weights.sum(-1, keepdim=True) + zeros), v)
+        assert_same(layer(x)[0], layer.out_norm(layer.out(o.flatten(-2))) / 2)
+
 
 class TestGate:
     """MAG."""
@@ -167,6 +227,24 @@ class TestGate:
         longer, _ = full(torch.cat([attention.persistent.expand(2, -1, -1), x], 1))
         assert_same(attention(x)[0], longer[:, 3:])
 
+    def test_an_open_gate_leaves_full_attention(self) -> None:
+        """A long window and a gate of 1: attention over persistent tokens and the text, and its norm."""
+        layer, x = self.layer(window=64, persistent=3), some(13)
+        layer.gate_norm = Open()  # pyright: ignore[reportAttributeAccessIssue]
+        attention = layer.layer
+        assert isinstance(attention, mn.MemoryLayer) and attention.persistent is not None
+        full = mn.MemoryLayer(mn.zoo.transformer().pattern[0].memory, width=WIDTH, heads=HEADS).double()  # pyright: ignore
+        full.load_state_dict({n: w for n, w in attention.state_dict().items() if n != "persistent"})
+        longer, _ = full(torch.cat([attention.persistent.expand(2, -1, -1), x], 1))
+        assert_same(layer(x)[0], layer.layer_norm(longer[:, 3:]))
+
+
+class Open(torch.nn.Module):
+    """sigmoid of it is 1."""
+
+    def forward(self, m: Tensor) -> Tensor:
+        return torch.full_like(m, 1000.0)
+
 
 class TestLayer:
     """MAL."""
@@ -187,6 +265,30 @@ class TestLayer:
         y, _ = without(x, without.layer.init_state(1), None)
         (gradient,) = torch.autograd.grad(y[0, -1].square().sum(), x)
         assert not gradient[0, :26].any() and gradient[0, 26:].any(-1).all()
+
+    def test_a_memory_that_adds_nothing_leaves_window_attention(self) -> None:
+        spec = mn.zoo.titans_mal(window=4, chunk=4, persistent=2)
+        sizes = {"width": WIDTH, "heads": HEADS, "vocabulary": 5}
+        model = mn.LanguageModel(spec.replace(depth=2, **sizes)).double()
+        alone = mn.LanguageModel(mn.ModelSpec(pattern=(spec.pattern[1],), depth=1, **sizes)).double()
+        with torch.no_grad():
+            for weight in (model.blocks[0].layer.out.weight, model.blocks[0].ffn.down.weight):  # pyright: ignore
+                weight.zero_()  # pyright: ignore
+        kept = {n: w for n, w in model.state_dict().items() if not n.startswith("blocks.0.")}
+        alone.load_state_dict({n.replace("blocks.1.", "blocks.0."): w for n, w in kept.items()})
+        tokens = torch.randint(0, 5, (2, 17))
+        assert_same(model(tokens)[0], alone(tokens)[0])
+
+    def test_a_window_of_one_sees_the_memory_s_answer_token_by_token(self) -> None:
+        spec = mn.zoo.titans_mal(window=1, chunk=4, persistent=0)
+        model = mn.LanguageModel(spec.replace(width=WIDTH, depth=2, heads=HEADS, vocabulary=5)).double()
+        block, x, order = model.blocks[1], some(13), torch.randperm(13)
+        attention = block.layer
+        assert isinstance(attention, mn.MemoryLayer)
+        y, _ = block(x, attention.init_state(2), None)
+        z = x + attention.out(attention.project(block.norm(x))[..., -WIDTH:])  # pyright: ignore
+        assert_same(y, block.feed(z))  # pyright: ignore
+        assert_same(block(x[:, order], attention.init_state(2), None)[0], y[:, order])
 
 
 def test_the_rate_of_half_the_squared_error() -> None:

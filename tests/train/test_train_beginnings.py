@@ -98,6 +98,23 @@ def test_carried_segments_give_the_numbers_of_one_long_reading() -> None:
     assert torch.allclose(torch.cat(pieces, 1), whole, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_a_model_that_forgets_everything_predicts_alike_from_any_start(decay: float) -> None:
+    """The effective remembrance, how far the prediction from tokens 0 .. T is from that of t .. T, is 0 for t = 0, and
+    for every t where nothing is remembered."""
+    memory = mn.Memory(mn.Matrix(), mn.Dot(), mn.Decay(), mn.GD(rate=1.0))
+    model = a_model(mn.LayerSpec(memory, controls=(("decay", mn.layers.Constant(decay)),))).double()
+    tokens = torch.randint(0, 12, (ROWS, 20))
+    with torch.no_grad():
+        found = [model(tokens[:, t:])[0][:, -1].softmax(-1) for t in range(20)]
+    far = [float((p - found[0]).abs().sum(-1).max()) / 2 for p in found]
+    assert far[0] == 0
+    if decay:
+        assert max(far) > 1e-4
+    else:
+        assert max(far) < 1e-14
+
+
 def test_some_rows_begin_afresh_nevertheless_and_only_these() -> None:
     model = a_model(mn.zoo.titans_lmm())
     empty, last = states(model)
