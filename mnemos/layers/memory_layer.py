@@ -102,13 +102,18 @@ class LayerSpec(LayerDeclaration):
         expect(self.persistent >= 0, f"LayerSpec(persistent=) is a number of tokens; got {self.persistent}.")
         expect(
             self.kv_heads is None or self.memory.grouped,
-            "LayerSpec(kv_heads=) is for key-value memories; a memory that learns has one state a head.",
+            f"LayerSpec(kv_heads=) is for memories that several heads can share; {self.memory} has a state a head.",
         )
         expect(
             not self.shared_keys or (self.kv_heads is None and self.memory.pairs == 1),
             "LayerSpec(shared_keys=) makes a key of each query: it goes with no kv_heads=, and one pair a token.",
         )
         expect(self.kv_heads is None or self.kv_heads >= 1, f"LayerSpec(kv_heads=) is at least 1; got {self.kv_heads}.")
+        expect(
+            "waited" not in declared,
+            "LayerSpec(memory=) answers each query with its own token; a memory that is read by Delayed goes into "
+            "WaitToAttend(memory), which keeps the queries until then.",
+        )
         if self.persistent and isinstance(self.memory, KVMemory) and isinstance(self.memory.retain, Window):
             expect(
                 self.memory.retain.sinks >= self.persistent,

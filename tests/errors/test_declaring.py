@@ -174,7 +174,7 @@ CASES: list[Case] = [
         mn.LayerSpec,
         {"memory": DELTA, "kv_heads": 1},
         InvalidValue,
-        "LayerSpec(kv_heads=) is for key-value memories; a memory that learns has one state a head.",
+        "LayerSpec(kv_heads=) is for memories that several heads can share; ",
     ),
     (
         mn.LayerSpec,

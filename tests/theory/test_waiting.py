@@ -249,6 +249,11 @@ LATE = WaitToAttend(KVMemory(read=Delayed(2)))
         (lambda: Delayed(top=0), InvalidValue, "Delayed(top=) is a number of entries of at least 1, or None for all"),
         (lambda: Delayed(scale=-1.0), InvalidValue, "Delayed(scale=) must be positive; got -1.0."),
         (lambda: WaitToAttend(mn.KVMemory()), InvalidType, "WaitToAttend(memory=KVMemory(read= takes a Delayed"),
+        (
+            lambda: mn.LayerSpec(mn.KVMemory(read=Delayed(2))),
+            InvalidValue,
+            "a memory that is read by Delayed goes into WaitToAttend(memory)",
+        ),
         (lambda: WaitToAttend(kv_heads=0), InvalidValue, "WaitToAttend(kv_heads=) is at least 1; got 0."),
         (
             lambda: WaitToAttend(kv_heads=3).build(8, 2),
