@@ -32,8 +32,8 @@ class Shares:
             self.pool = ThreadPoolExecutor(self.number, "share", initializer=torch.set_num_threads, initargs=(each,))
 
     def map(self, work: Callable[[slice], Found], rows: int) -> list[Found]:
-        """What `work` makes of each share of so many rows, in their order. In a share of its own gradients are on, whatever
-        the caller has set."""
+        """What `work` makes of each share of so many rows, in their order. With two shares gradients are on in them,
+        whatever the caller has set."""
         number = min(self.number, rows)
         if number == 1:
             return [work(slice(0, rows))]
