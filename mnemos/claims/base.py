@@ -11,7 +11,6 @@ import dataclasses
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -21,7 +20,7 @@ from mnemos.errors import InvalidValue, expect
 from mnemos.evaluate.estimate import Estimate, estimate
 from mnemos.evaluate.result import Result
 from mnemos.evaluate.sweep import run_trials
-from mnemos.evaluate.trial import Outcome, Trial
+from mnemos.evaluate.trial import Outcome, Trial, best_rate
 from mnemos.tasks import Task
 from mnemos.train import Optimiser
 
@@ -160,13 +159,11 @@ class Bench:
             for rate in rates
             for seed in range(self.seeds)
         }
-        outcomes, sign = self.trials(trials), 1 if ask[0].better == "higher" else -1
-
-        def quality(name: Name, rate: float) -> float:
-            return sign * fmean(outcomes[name, rate, s].answers[0].chosen_by or 0.0 for s in range(self.seeds))
-
-        best = {name: max(rates, key=lambda rate, name=name: quality(name, rate)) for name in models}
-        return {name: [outcomes[name, best[name], seed] for seed in range(self.seeds)] for name in models}
+        outcomes, found = self.trials(trials), {}
+        for name in models:
+            by_rate = {rate: [outcomes[name, rate, seed] for seed in range(self.seeds)] for rate in rates}
+            found[name] = by_rate[best_rate(by_rate, ask[0])]
+        return found
 
     def size(self, small: int, full: int, shortest: int | None = None) -> int:
         """A number that depends on the scale: on two cores, in full, and where only the code is tried."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
-from concurrent.futures import ProcessPoolExecutor
 
 import mnemos as mn
 from mnemos.claims.base import Bench, Findings, Line, Panel, Statement, claim, difference, over_seeds
+from mnemos.claims.processes import over_processes
 from mnemos.errors import RunError
 from mnemos.models import hybrid
 from mnemos.tasks import make
@@ -99,12 +97,7 @@ def recalls(bench: Bench) -> dict[str, list[float]]:
 def losses(bench: Bench) -> dict[str, list[float]]:
     """Bits per held-out byte, of every seed."""
     runs = [_run(bench, name, seed) for name in bench.pick(READING) for seed in range(bench.seeds)]
-    if bench.workers == 1:
-        found = [bits_per_byte(config) for config in runs]
-    else:
-        fresh = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(bench.workers or os.cpu_count() or 1, len(runs)), mp_context=fresh) as pool:
-            found = list(pool.map(bits_per_byte, runs))
+    found = over_processes(bench, bits_per_byte, runs)
     return {name: found[i * bench.seeds : (i + 1) * bench.seeds] for i, name in enumerate(bench.pick(READING))}
 
 

@@ -17,7 +17,7 @@ from mnemos.evaluate.estimate import Estimate, estimate
 from mnemos.evaluate.result import Result
 from mnemos.evaluate.sizing import grows, parameters, state_bytes, with_parameters, with_state
 from mnemos.evaluate.sweep import run_trials
-from mnemos.evaluate.trial import Answers, Outcome, Trial
+from mnemos.evaluate.trial import Answers, Outcome, Trial, best_rate
 from mnemos.layers import LayerDeclaration
 from mnemos.memory import AnyMemory
 from mnemos.tasks import Task, TokenTask
@@ -228,8 +228,7 @@ def _best(
     system: str, name: str, spec: mn.ModelSpec, asked: list[Task], by_rate: Mapping[float, list[Outcome]]
 ) -> Curve:
     """The curve at the learning rate that is best on the questions kept for choosing."""
-    sign = 1 if asked[0].better == "higher" else -1
-    rate = max(by_rate, key=lambda r: sign * fmean(o.answers[0].chosen_by or 0.0 for o in by_rate[r]))
+    rate = best_rate(by_rate, asked[0])
     outcomes = by_rate[rate]
     return Curve(
         system=system,

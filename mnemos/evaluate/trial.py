@@ -6,8 +6,9 @@ import hashlib
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -108,6 +109,13 @@ class Outcome(Result):
     tokens_per_second: float
     stream_per_token: float
     stopped: str | None = None
+
+
+def best_rate(by_rate: Mapping[float, Sequence[Outcome]], task: Task) -> float:
+    """The learning rate whose outcomes are best in the mean, on the questions of the first task, this one, that are
+    kept for choosing."""
+    sign = 1 if task.better == "higher" else -1
+    return max(by_rate, key=lambda rate: sign * fmean(o.answers[0].chosen_by or 0.0 for o in by_rate[rate]))
 
 
 def model_for(task: Task, spec: mn.ModelSpec) -> nn.Module:
