@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -47,7 +46,34 @@ class Neighborhood(Mask):
 
 
 @dataclass(frozen=True)
-class GridNeighborhood(Mask):
+class Grid:
+    """A neighbourhood of `rows` times `columns` on a picture of `width` columns that is written row by row."""
+
+    width: int = 32
+    rows: int = 7
+    columns: int = 7
+    row_dilation: int = 1
+    column_dilation: int = 1
+
+    def __post_init__(self) -> None:
+        kind = type(self).__name__
+        for name in ("width", "rows", "columns", "row_dilation", "column_dilation"):
+            given = getattr(self, name)
+            expect(given >= 1, f"{kind}({name}=) is at least 1; got {given}.")
+        expect(
+            self.columns * self.column_dilation <= self.width,
+            f"{kind}(columns=) times column_dilation may not exceed the width of {self.width}; got "
+            f"{self.columns} * {self.column_dilation}.",
+        )
+
+    @property
+    def span(self) -> int:
+        """Tokens between the first and the last place of a neighbourhood."""
+        return (self.rows - 1) * self.row_dilation * self.width + (self.columns - 1) * self.column_dilation
+
+
+@dataclass(frozen=True)
+class GridNeighborhood(Grid, Mask):
     """Neighborhood attention on a picture of `width` columns that is written row by row: a query sees the product of
 
         its own row and those above it, `rows` in all;    the `columns` columns around its own
@@ -58,15 +84,6 @@ class GridNeighborhood(Mask):
     edges of its own. columns * column_dilation may not exceed the width.
     """
 
-    width: int = 32
-    rows: int = 7
-    columns: int = 7
-    row_dilation: int = 1
-    column_dilation: int = 1
-
-    def __post_init__(self) -> None:
-        check_grid(self)
-
     def sees(self, asked: Tensor, position: Tensor) -> Tensor:
         up = asked // self.width - position // self.width
         rows = (up % self.row_dilation == 0) & (up < self.rows * self.row_dilation)
@@ -75,20 +92,7 @@ class GridNeighborhood(Mask):
 
     @property
     def reach(self) -> int | None:
-        return (self.rows - 1) * self.row_dilation * self.width + (self.columns - 1) * self.column_dilation
-
-
-def check_grid(mask: Any) -> None:
-    """Raises InvalidValue unless `mask` has a width, rows, columns and dilations that can be."""
-    kind = type(mask).__name__
-    for name in ("width", "rows", "columns", "row_dilation", "column_dilation"):
-        given = getattr(mask, name)
-        expect(given >= 1, f"{kind}({name}=) is at least 1; got {given}.")
-    expect(
-        mask.columns * mask.column_dilation <= mask.width,
-        f"{kind}(columns=) times column_dilation may not exceed the width of {mask.width}; got "
-        f"{mask.columns} * {mask.column_dilation}.",
-    )
+        return self.span
 
 
 def among_nearest(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mnemos.declaration import Declaration
 from mnemos.errors import expect
-from mnemos.memory.mask.neighborhood import among_nearest, check_grid
+from mnemos.memory.mask.neighborhood import Grid, among_nearest
 
 
 class TwoSided(Declaration):
@@ -63,7 +63,7 @@ class NeighborhoodAround(TwoSided):
 
 
 @dataclass(frozen=True)
-class GridNeighborhoodAround(TwoSided):
+class GridNeighborhoodAround(Grid, TwoSided):
     """Neighborhood attention on a picture of `width` columns that is written row by row: a query sees the product of
 
         the `rows` rows around its own;    the `columns` columns around its own
@@ -76,15 +76,6 @@ class GridNeighborhoodAround(TwoSided):
     seen instead.
     """
 
-    width: int = 32
-    rows: int = 7
-    columns: int = 7
-    row_dilation: int = 1
-    column_dilation: int = 1
-
-    def __post_init__(self) -> None:
-        check_grid(self)
-
     def sees(self, own: Tensor, position: Tensor, newest: Tensor) -> Tensor:
         width = self.width
         row = among_nearest(own // width, position // width, newest // width, self.rows, self.row_dilation)
@@ -92,4 +83,4 @@ class GridNeighborhoodAround(TwoSided):
 
     @property
     def delay(self) -> int:
-        return (self.rows - 1) * self.row_dilation * self.width + (self.columns - 1) * self.column_dilation
+        return self.span
