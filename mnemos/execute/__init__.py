@@ -22,6 +22,7 @@ from mnemos.execute.mini_batches import MiniBatchDual
 from mnemos.execute.nonlinear import NonlinearTriangular
 from mnemos.execute.outer import OuterDecay
 from mnemos.execute.query_blocks import QueryBlocks
+from mnemos.execute.recurrence import Recurrence
 from mnemos.execute.request import Request, state_bytes
 from mnemos.execute.scan import DiagonalScan
 from mnemos.execute.step import MatrixStep
@@ -52,6 +53,7 @@ __all__ = [
     "OtherKind",
     "OuterDecay",
     "QueryBlocks",
+    "Recurrence",
     "Request",
     "TriangularDelta",
     "TriangularRemoval",

@@ -27,6 +27,7 @@ from mnemos.execute import (
     NonlinearTriangular,
     OuterDecay,
     QueryBlocks,
+    Recurrence,
     Request,
     TriangularDelta,
     TriangularRemoval,
@@ -40,7 +41,7 @@ from mnemos.lowering.rotated_frame import RotatedFrame
 from mnemos.lowering.several_steps import SeveralSteps
 from mnemos.memory import AnyMemory
 
-STEPS: tuple[Executor, ...] = (MatrixStep(), ChainStep(), Loop())
+STEPS: tuple[Executor, ...] = (Recurrence(), MatrixStep(), ChainStep(), Loop())
 """For a single token."""
 
 EXECUTORS: tuple[Executor, ...] = (

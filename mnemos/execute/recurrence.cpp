@@ -1,0 +1,394 @@
+// A matrix memory token by token, forwards and backwards: what execute/recurrence.py calls.
+//
+//     e_t = v_t - W_{t-1} p_t      p_t = k_t or d_t * k_t: the point of the gradient (without the delta rule, e_t = v_t)
+//     W_t = W_{t-1} Diag(d_t) + r_t e_t k_t^T                 o_t = W_t q_t, or W_{t-1} q_t
+//
+// Arrays are contiguous: q, k (B, T, H, K), v, out, e (B, T, H, V), r (B, T, H), d (B, T, H) or (B, T, H, K), W (B, H, V, K),
+// kept (B, H, N, V, K). Rows of W do not see each other, so a few of them at a time go through all tokens in the cache.
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+namespace {
+
+constexpr int BYTES = 64;
+constexpr int64_t FORWARD_ROWS = 64, BACKWARD_ROWS = 64;  // of a weight that are in work at a time; by fours
+constexpr int64_t AHEAD = 4;
+
+template <class S> struct Lanes {
+    typedef S Vec __attribute__((vector_size(BYTES)));
+    typedef S Four __attribute__((vector_size(4 * sizeof(S))));
+    static constexpr int count = BYTES / sizeof(S);
+};
+template <class S> using Vec = typename Lanes<S>::Vec;
+template <class S> using Four = typename Lanes<S>::Four;
+
+#if defined(__clang__)
+#define SHUFFLE8(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#define SHUFFLE16(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int64_t Places8 __attribute__((vector_size(BYTES)));
+typedef int32_t Places16 __attribute__((vector_size(BYTES)));
+#define SHUFFLE8(a, b, ...) __builtin_shuffle(a, b, Places8{__VA_ARGS__})
+#define SHUFFLE16(a, b, ...) __builtin_shuffle(a, b, Places16{__VA_ARGS__})
+#endif
+
+// The sums of four vectors' lanes, by halves: two into one, and again, then within.
+inline Four<float> sums(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c, const Vec<float>& d) {
+    const Vec<float> x = SHUFFLE16(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+                         SHUFFLE16(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    const Vec<float> y = SHUFFLE16(c, d, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+                         SHUFFLE16(c, d, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    Vec<float> z = SHUFFLE16(x, y, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+                   SHUFFLE16(x, y, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+    z += SHUFFLE16(z, z, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+    z += SHUFFLE16(z, z, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+    return Four<float>{z[0], z[4], z[8], z[12]};
+}
+
+inline Four<double> sums(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c, const Vec<double>& d) {
+    const Vec<double> x = SHUFFLE8(a, b, 0, 1, 2, 3, 8, 9, 10, 11) + SHUFFLE8(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+    const Vec<double> y = SHUFFLE8(c, d, 0, 1, 2, 3, 8, 9, 10, 11) + SHUFFLE8(c, d, 4, 5, 6, 7, 12, 13, 14, 15);
+    Vec<double> z = SHUFFLE8(x, y, 0, 1, 4, 5, 8, 9, 12, 13) + SHUFFLE8(x, y, 2, 3, 6, 7, 10, 11, 14, 15);
+    z += SHUFFLE8(z, z, 1, 0, 3, 2, 5, 4, 7, 6);
+    return Four<double>{z[0], z[2], z[4], z[6]};
+}
+
+// Four numbers of an array, of which there may be fewer.
+template <class S> inline Four<S> load4(const S* from, int64_t there) {
+    Four<S> x{};
+    if (there >= 4) std::memcpy(&x, from, sizeof x);
+    else std::memcpy(&x, from, there * sizeof(S));
+    return x;
+}
+template <class S> inline void store4(S* to, const Four<S>& x, int64_t there) {
+    if (there >= 4) std::memcpy(to, &x, sizeof x);
+    else std::memcpy(to, &x, there * sizeof(S));
+}
+
+// N vectors that hold `size` numbers, and zeros beyond.
+template <class S, int N> struct Line {
+    Vec<S> part[N];
+
+    static constexpr int count = Lanes<S>::count;
+
+    void zero() {
+        for (int i = 0; i < N; ++i) part[i] = Vec<S>{};
+    }
+    void fill(S value, int64_t size) {
+        for (int64_t i = 0; i < N * count; ++i) part[i / count][i % count] = i < size ? value : S(0);
+    }
+    void load(const S* from, int64_t size) {
+        if (size == N * count) {
+            std::memcpy(part, from, sizeof part);
+        } else {
+            part[N - 1] = Vec<S>{};
+            if (N > 1 && size <= (N - 1) * count) zero();
+            std::memcpy(part, from, size * sizeof(S));
+        }
+    }
+    void store(S* to, int64_t size) const { std::memcpy(to, part, size * sizeof(S)); }
+    void add_to(S* to, int64_t size) const {
+        if (size == N * count) {
+            for (int i = 0; i < N; ++i) {
+                Vec<S> x;
+                std::memcpy(&x, to + i * count, sizeof x);
+                x += part[i];
+                std::memcpy(to + i * count, &x, sizeof x);
+            }
+        } else {
+            for (int64_t i = 0; i < size; ++i) to[i] += part[i / count][i % count];
+        }
+    }
+};
+
+template <class S, int N> inline Vec<S> partial(const Line<S, N>& a, const Line<S, N>& b) {
+    Vec<S> all = a.part[0] * b.part[0];
+    for (int j = 1; j < N; ++j) all += a.part[j] * b.part[j];
+    return all;
+}
+
+// The products of four lines with one.
+template <class S, int N> inline Four<S> products(const Line<S, N>* four, const Line<S, N>& one) {
+    return sums(partial(four[0], one), partial(four[1], one), partial(four[2], one), partial(four[3], one));
+}
+
+struct Sizes {
+    int64_t batch, time, heads, key, value, every;
+    bool delta, retained, after, channel;
+};
+
+template <class S> struct Arrays {
+    const S *q, *k, *v, *r, *d, *start;
+    const int64_t* lengths;
+    S *e, *kept;
+};
+
+// What a token brings along besides its value.
+template <class S, int N> struct Token {
+    Line<S, N> q, k, d, p;
+    S r;
+
+    void load(const Sizes& z, const Arrays<S>& a, int64_t at, bool reads) {
+        if (reads) q.load(a.q + at * z.key, z.key);
+        k.load(a.k + at * z.key, z.key);
+        r = a.r[at];
+        if (z.channel) {
+            d.load(a.d + at * z.key, z.key);
+        } else {
+            for (int i = 0; i < N; ++i) d.part[i] = Vec<S>{} + a.d[at];
+        }
+        if (z.delta) {
+            for (int i = 0; i < N; ++i) p.part[i] = z.retained ? k.part[i] * d.part[i] : k.part[i];
+        }
+    }
+};
+
+// Asks for the cache lines of `size` numbers, so that they are there some tokens later: heads lie between the tokens of
+// one head, which the processor does not foresee.
+template <class S> inline void prefetch(const S* from, int64_t size) {
+    for (int64_t i = 0; i < size; i += Lanes<S>::count) __builtin_prefetch(from + i);
+}
+
+template <class S, int N, bool DELTA>
+void forward(const Sizes& z, const Arrays<S>& a, S* out, S* end, int64_t row, int64_t head) {
+    const int64_t time = a.lengths ? a.lengths[row] : z.time, place = row * z.heads + head;
+    const int64_t chunks = z.every ? (z.time + z.every - 1) / z.every : 0;
+    Line<S, N> w[FORWARD_ROWS];
+    Token<S, N> x;
+    for (int64_t first = 0; first < z.value; first += FORWARD_ROWS) {
+        const int64_t rows = std::min(FORWARD_ROWS, z.value - first), block = (place * z.value + first) * z.key;
+        for (int64_t i = 0; i < FORWARD_ROWS; ++i) {
+            if (i < rows) w[i].load(a.start + block + i * z.key, z.key);
+            else w[i].zero();
+        }
+        for (int64_t t = 0; t < time; ++t) {
+            if (a.kept && t % z.every == 0) {
+                S* to = a.kept + ((place * chunks + t / z.every) * z.value + first) * z.key;
+                for (int64_t i = 0; i < rows; ++i) w[i].store(to + i * z.key, z.key);
+            }
+            const int64_t at = (row * z.time + t) * z.heads + head, here = at * z.value + first;
+            if (t + AHEAD < time) {
+                const int64_t later = at + AHEAD * z.heads;
+                prefetch(a.q + later * z.key, z.key);
+                prefetch(a.k + later * z.key, z.key);
+                prefetch(a.v + later * z.value + first, rows);
+                if (z.channel) prefetch(a.d + later * z.key, z.key);
+            }
+            x.load(z, a, at, true);
+            for (int64_t i = 0; i < rows; i += 4) {
+                if (!z.after) store4(out + here + i, products(w + i, x.q), rows - i);
+                Four<S> e = load4(a.v + here + i, rows - i);
+                if (DELTA) {
+                    e -= products(w + i, x.p);
+                    if (a.e) store4(a.e + here + i, e, rows - i);
+                }
+                const Four<S> u = x.r * e;
+                for (int n = 0; n < 4; ++n) {
+                    Line<S, N>& one = w[i + n];
+                    for (int j = 0; j < N; ++j) one.part[j] = one.part[j] * x.d.part[j] + u[n] * x.k.part[j];
+                }
+                if (z.after) store4(out + here + i, products(w + i, x.q), rows - i);
+            }
+        }
+        for (int64_t i = 0; i < rows; ++i) w[i].store(end + block + i * z.key, z.key);
+    }
+}
+
+template <class S> struct Gradients {
+    const S *out, *end;
+    S *q, *k, *v, *r, *d, *start;
+};
+
+template <class S, int N, bool DELTA>
+void backward(const Sizes& z, const Arrays<S>& a, const Gradients<S>& grad, std::vector<Line<S, N>>& states,
+              int64_t row, int64_t head) {
+    const int64_t time = a.lengths ? a.lengths[row] : z.time, place = row * z.heads + head;
+    const int64_t chunks = (z.time + z.every - 1) / z.every;
+    Line<S, N> g[BACKWARD_ROWS];
+    Token<S, N> x;
+    states.resize(z.every * BACKWARD_ROWS);
+    for (int64_t first = 0; first < z.value; first += BACKWARD_ROWS) {
+        const int64_t rows = std::min(BACKWARD_ROWS, z.value - first), block = (place * z.value + first) * z.key;
+        for (int64_t i = 0; i < BACKWARD_ROWS; ++i) {
+            if (grad.end && i < rows) g[i].load(grad.end + block + i * z.key, z.key);
+            else g[i].zero();
+        }
+        for (int64_t chunk = (time + z.every - 1) / z.every - 1; chunk >= 0; --chunk) {
+            const int64_t begin = chunk * z.every, stop = std::min(begin + z.every, time);
+            // The states before each token of this chunk again; e is known, so nothing here waits for a product.
+            const S* from = a.kept + ((place * chunks + chunk) * z.value + first) * z.key;
+            for (int64_t i = 0; i < BACKWARD_ROWS; ++i) {
+                if (i < rows) states[i].load(from + i * z.key, z.key);
+                else states[i].zero();
+            }
+            for (int64_t t = begin; t < stop - 1; ++t) {
+                const int64_t at = (row * z.time + t) * z.heads + head, here = at * z.value + first;
+                if (t + AHEAD < stop) {
+                    const int64_t later = at + AHEAD * z.heads;
+                    prefetch(a.k + later * z.key, z.key);
+                    prefetch((DELTA ? a.e : a.v) + later * z.value + first, rows);
+                    if (z.channel) prefetch(a.d + later * z.key, z.key);
+                }
+                x.load(z, a, at, false);
+                const Line<S, N>* w = &states[(t - begin) * BACKWARD_ROWS];
+                Line<S, N>* next = &states[(t - begin + 1) * BACKWARD_ROWS];
+                for (int64_t i = 0; i < rows; i += 4) {
+                    const Four<S> u = x.r * load4((DELTA ? a.e : a.v) + here + i, rows - i);
+                    for (int j = 0; j < N; ++j) {
+                        for (int n = 0; n < 4; ++n)
+                            next[i + n].part[j] = w[i + n].part[j] * x.d.part[j] + u[n] * x.k.part[j];
+                    }
+                }
+            }
+            for (int64_t t = stop - 1; t >= begin; --t) {
+                const int64_t at = (row * z.time + t) * z.heads + head, here = at * z.value + first;
+                if (t - AHEAD >= 0) {
+                    const int64_t later = at - AHEAD * z.heads;
+                    prefetch(a.q + later * z.key, z.key);
+                    prefetch(grad.out + later * z.value + first, rows);
+                }
+                x.load(z, a, at, true);
+                const Line<S, N>* w = &states[(t - begin) * BACKWARD_ROWS];
+                Line<S, N> dq, dk, dp, dd;
+                dq.zero(), dk.zero(), dp.zero(), dd.zero();
+                Four<S> dr{}, read{};
+                for (int64_t i = 0; i < rows; i += 4) {
+                    const Four<S> asked = load4(grad.out + here + i, rows - i);
+                    const Four<S> e = load4((DELTA ? a.e : a.v) + here + i, rows - i), u = x.r * e;
+                    if (z.after) {
+                        for (int n = 0; n < 4; ++n) {
+                            for (int j = 0; j < N; ++j) g[i + n].part[j] += asked[n] * x.q.part[j];
+                        }
+                    }
+                    const Four<S> du = products(g + i, x.k), de = x.r * du;
+                    store4(grad.v + here + i, de, rows - i);
+                    dr += du * e;
+                    read += asked * u;
+                    for (int j = 0; j < N; ++j) {
+                        for (int n = 0; n < 4; ++n) {
+                            const Vec<S> before = w[i + n].part[j], of_next = g[i + n].part[j];
+                            dq.part[j] += asked[n] * before;
+                            dk.part[j] += u[n] * of_next;
+                            dd.part[j] += of_next * before;
+                            Vec<S> of_this = of_next * x.d.part[j];
+                            if (DELTA) {
+                                dp.part[j] -= de[n] * before;
+                                of_this -= de[n] * x.p.part[j];
+                            }
+                            g[i + n].part[j] = of_this;
+                        }
+                    }
+                    if (!z.after) {
+                        for (int n = 0; n < 4; ++n) {
+                            for (int j = 0; j < N; ++j) g[i + n].part[j] += asked[n] * x.q.part[j];
+                        }
+                    }
+                }
+                const S all = read[0] + read[1] + read[2] + read[3];
+                for (int j = 0; j < N; ++j) {
+                    if (z.after) dq.part[j] = dq.part[j] * x.d.part[j] + all * x.k.part[j];  // read W_t, not W_{t-1}
+                    if (DELTA) {
+                        dk.part[j] += z.retained ? dp.part[j] * x.d.part[j] : dp.part[j];
+                        if (z.retained) dd.part[j] += dp.part[j] * x.k.part[j];
+                    }
+                }
+                dq.add_to(grad.q + at * z.key, z.key);
+                dk.add_to(grad.k + at * z.key, z.key);
+                grad.r[at] += dr[0] + dr[1] + dr[2] + dr[3];
+                if (z.channel) {
+                    dd.add_to(grad.d + at * z.key, z.key);
+                } else {
+                    for (int j = 1; j < N; ++j) dd.part[0] += dd.part[j];
+                    grad.d[at] += sums(dd.part[0], Vec<S>{}, Vec<S>{}, Vec<S>{})[0];
+                }
+            }
+        }
+        for (int64_t i = 0; i < rows; ++i) g[i].store(grad.start + block + i * z.key, z.key);
+    }
+}
+
+// work(row, head) for each, over several threads.
+template <class Work> void share_out(const Sizes& z, int64_t threads, Work work) {
+    const int64_t all = z.batch * z.heads;
+    std::atomic<int64_t> next{0};
+    auto run = [&] {
+        auto own = work();
+        for (int64_t i = next++; i < all; i = next++) own(i / z.heads, i % z.heads);
+    };
+    std::vector<std::thread> others;
+    for (int64_t i = 1; i < std::min(threads, all); ++i) others.emplace_back(run);
+    run();
+    for (auto& other : others) other.join();
+}
+
+template <class S, int N, bool DELTA>
+void run(const Sizes& z, const Arrays<S>& a, S* out, S* end, const Gradients<S>* grad, int64_t threads) {
+    if (grad) {
+        share_out(z, threads, [&] {
+            return [&, states = std::vector<Line<S, N>>()](int64_t row, int64_t head) mutable {
+                backward<S, N, DELTA>(z, a, *grad, states, row, head);
+            };
+        });
+    } else {
+        share_out(z, threads, [&] {
+            return [&](int64_t row, int64_t head) { forward<S, N, DELTA>(z, a, out, end, row, head); };
+        });
+    }
+}
+
+template <class S, int N>
+bool fits(const Sizes& z, const Arrays<S>& a, S* out, S* end, const Gradients<S>* grad, int64_t threads) {
+    if (z.key > N * Lanes<S>::count) return false;
+    z.delta ? run<S, N, true>(z, a, out, end, grad, threads) : run<S, N, false>(z, a, out, end, grad, threads);
+    return true;
+}
+
+// By the narrowest line that holds a key; false if none does.
+template <class S>
+bool any_width(const Sizes& z, const Arrays<S>& a, S* out, S* end, const Gradients<S>* grad, int64_t threads) {
+    return fits<S, 1>(z, a, out, end, grad, threads) || fits<S, 2>(z, a, out, end, grad, threads) ||
+           fits<S, 3>(z, a, out, end, grad, threads) || fits<S, 4>(z, a, out, end, grad, threads) ||
+           fits<S, 6>(z, a, out, end, grad, threads) || fits<S, 8>(z, a, out, end, grad, threads) ||
+           fits<S, 16>(z, a, out, end, grad, threads);
+}
+
+enum Flag { DELTA = 1, RETAINED = 2, AFTER = 4, CHANNEL = 8 };
+
+Sizes sizes(const int64_t* n) {
+    return {n[0], n[1], n[2], n[3], n[4], n[5], bool(n[6] & DELTA), bool(n[6] & RETAINED), bool(n[6] & AFTER),
+            bool(n[6] & CHANNEL)};
+}
+
+// x: q, k, v, r, d, start, e, kept, then out, end; or the gradients of out and end, and of q, k, v, r, d, start.
+template <class S> int call_forward(const int64_t* n, S* const* x, const int64_t* lengths, int64_t threads) {
+    const Arrays<S> a{x[0], x[1], x[2], x[3], x[4], x[5], lengths, x[6], x[7]};
+    return any_width<S>(sizes(n), a, x[8], x[9], nullptr, threads) ? 0 : 1;
+}
+
+template <class S> int call_backward(const int64_t* n, S* const* x, const int64_t* lengths, int64_t threads) {
+    const Arrays<S> a{x[0], x[1], x[2], x[3], x[4], x[5], lengths, x[6], x[7]};
+    const Gradients<S> grad{x[8], x[9], x[10], x[11], x[12], x[13], x[14], x[15]};
+    return any_width<S>(sizes(n), a, nullptr, nullptr, &grad, threads) ? 0 : 1;
+}
+
+}  // namespace
+
+extern "C" {
+int forward_f32(const int64_t* n, float* const* x, const int64_t* lengths, int64_t threads) {
+    return call_forward<float>(n, x, lengths, threads);
+}
+int forward_f64(const int64_t* n, double* const* x, const int64_t* lengths, int64_t threads) {
+    return call_forward<double>(n, x, lengths, threads);
+}
+int backward_f32(const int64_t* n, float* const* x, const int64_t* lengths, int64_t threads) {
+    return call_backward<float>(n, x, lengths, threads);
+}
+int backward_f64(const int64_t* n, double* const* x, const int64_t* lengths, int64_t threads) {
+    return call_backward<double>(n, x, lengths, threads);
+}
+}

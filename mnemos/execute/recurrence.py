@@ -1,0 +1,198 @@
+"""A matrix memory on the CPU, token by token in compiled code that keeps its weights in the cache."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mnemos.execute.base import declines_unless_matrix
+from mnemos.execute.linear import run_linear
+from mnemos.execute.native import library
+from mnemos.execute.request import Request
+from mnemos.memory import GD, Controls, Memory
+from mnemos.state import State
+
+SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
+WIDEST = {torch.float32: 256, torch.float64: 128}
+"""Key channels that recurrence.cpp has code for."""
+
+EVERY = 64
+"""Tokens between the weights that are kept for the backward pass."""
+
+ALONE = 2**21
+"""Multiplications up to which starting a thread costs more than it saves."""
+
+DELTA, RETAINED, AFTER, CHANNEL = 1, 2, 4, 8
+
+Again = Callable[..., tuple[Tensor, Tensor]]
+
+
+class Recurrence:
+    """W_t = W_t-1 Diag(d_t) - r_t slope_t k_t^T as it stands, with slope_t = -v_t (Dot) or W k_t - v_t (L2), W at the
+    gradient's point.
+
+    A token costs 4 to 6 multiplications for each number in W, a chunk of the same tokens done by matrix products about
+    twice as many; a W of 64 x 64 stays in a core's nearest cache, and rows and heads are shared out among threads. The
+    backward pass keeps W every 64 tokens and goes through the tokens in between again.
+    """
+
+    name = "compiled recurrence"
+    summary = "token by token in C++ that keeps the weights in the cache, forwards and backwards; exact"
+
+    def declines(self, memory: Any, request: Request) -> str | None:
+        if request.device != "cpu":
+            return f"it is for the CPU; the inputs are on {request.device}"
+        reason = declines_unless_matrix(memory)
+        if reason is not None:
+            return reason
+        if memory.objective.slope_kind == "nonlinear":
+            return "the objective's gradient is neither constant nor the residual"
+        if memory.learner.momentum:
+            return "it has no momentum"
+        dtype = memory.state_dtype(request.dtype)
+        if dtype not in SUFFIX:
+            return f"it has no code for states in {str(dtype).removeprefix('torch.')}"
+        if request.key_dim > WIDEST[dtype]:
+            return f"its keys are at most {WIDEST[dtype]} wide"
+        if torch.compiler.is_compiling():
+            return "torch.compile cannot see into it, and would cut its graph"
+        compiled = library("recurrence")
+        return compiled if isinstance(compiled, str) else None
+
+    def flops(self, memory: Any, request: Request) -> float:
+        a_token = (8 if memory.objective.slope_kind == "identity" else 6) * request.key_dim * request.value_dim
+        return float(request.batch * request.length * request.heads * a_token)
+
+    def run(
+        self,
+        memory: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        controls: Controls,
+        state: State,
+        lengths: Tensor | None,
+    ) -> tuple[Tensor, State]:
+        assert isinstance(memory, Memory) and isinstance(memory.learner, GD)
+        state.refuse_if_spent()
+        start = state["matrix"]
+        rate, decay = controls.get("rate"), controls.get("decay")
+        if rate is None:
+            rate = start.new_full(q.shape[:3], memory.learner.rate or 0.0)
+        if decay is None:
+            decay = start.new_ones(q.shape[:3])
+        inputs = [_plain(x, start.dtype) for x in (q, k, v, rate, decay, start)]
+        flags = (
+            DELTA * (memory.objective.slope_kind == "identity")
+            + RETAINED * (memory.learner.anchor == "retained")
+            + AFTER * (memory.read_timing == "after")
+            + CHANNEL * (decay.ndim == 4)
+        )
+        if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
+            again = partial(_by_chunks, memory, list(controls), state, lengths)
+            out, end = _Recurrence.apply(again, flags, lengths, *inputs)  # pyright: ignore[reportGeneralTypeIssues]
+        else:
+            alone = q.shape[1] == 1 and inputs[-1] is start and not torch.is_grad_enabled()
+            end = start if alone else torch.empty_like(inputs[-1])
+            out, _, _ = _forward(flags, lengths, inputs, end, keep=False)
+            if alone:  # the state itself has moved on
+                state.spend()
+        return out.to(v.dtype), state.successor(matrix=end)
+
+
+class _Recurrence(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, again: Again, flags: int, lengths: Tensor | None, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        end = torch.empty_like(inputs[-1])
+        out, errors, kept = _forward(flags, lengths, inputs, end, keep=True)
+        ctx.again, ctx.flags = again, flags
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs, lengths, errors, kept)
+        return out, end
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        *inputs, lengths, errors, kept = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradients are to be differentiated in turn, so PyTorch must see them made
+            return None, None, None, *_gradients_again(ctx.again, inputs, grads, ctx.needs_input_grad[3:])
+        out, end = grads
+        out = torch.zeros_like(inputs[2]) if out is None else out.contiguous()
+        end = None if end is None else end.contiguous()
+        made = [torch.zeros_like(x) for x in inputs]
+        _call("backward", ctx.flags, lengths, inputs, EVERY, [errors, kept, out, end, *made])
+        return None, None, None, *made
+
+
+def _forward(
+    flags: int, lengths: Tensor | None, inputs: Sequence[Tensor], end: Tensor, keep: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Outputs, and for a backward pass the errors of the delta rule and the weights before every 64th token. The last
+    weights go into `end`, which may be the first ones."""
+    value, start = inputs[2], inputs[-1]
+    batch, time, heads, _ = value.shape
+    out = torch.empty_like(value) if lengths is None else torch.zeros_like(value)
+    errors = torch.empty_like(value) if keep and flags & DELTA else None
+    kept = start.new_empty(batch, heads, -(-time // EVERY), *start.shape[2:]) if keep else None
+    _call("forward", flags, lengths, inputs, EVERY if keep else 0, [errors, kept, out, end])
+    return out, errors, kept
+
+
+def _call(
+    name: str, flags: int, lengths: Tensor | None, inputs: Sequence[Tensor], every: int, more: Sequence[Tensor | None]
+) -> None:
+    query, _, value, *_, start = inputs
+    batch, time, heads, key_dim = query.shape
+    sizes = (ctypes.c_int64 * 7)(batch, time, heads, key_dim, value.shape[-1], every, flags)
+    arrays = [0 if x is None else x.data_ptr() for x in (*inputs, *more)]
+    lengths = None if lengths is None else lengths.to(torch.int64).contiguous()
+    threads = torch.get_num_threads() if time * start.numel() > ALONE else 1
+    compiled = library("recurrence")
+    assert not isinstance(compiled, str)
+    refused = getattr(compiled, f"{name}_{SUFFIX[start.dtype]}")(
+        sizes,
+        (ctypes.c_void_p * len(arrays))(*arrays),
+        ctypes.c_void_p(None if lengths is None else lengths.data_ptr()),
+        ctypes.c_int64(threads),
+    )
+    assert not refused, f"no code for keys of {key_dim} channels"
+
+
+def _plain(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return (x if x.dtype == dtype else x.to(dtype)).contiguous()
+
+
+def _by_chunks(
+    memory: Memory,
+    names: list[str],
+    state: State,
+    lengths: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rate: Tensor,
+    decay: Tensor,
+    start: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The same by PyTorch's own operations."""
+    controls = {name: {"rate": rate, "decay": decay}[name] for name in names}
+    solve = memory.objective.slope_kind == "identity"
+    out, after = run_linear(memory, q, k, v, controls, state.successor(matrix=start), lengths, solve)
+    return out, after["matrix"]
+
+
+def _gradients_again(
+    again: Again, inputs: Sequence[Tensor], grads: Sequence[Tensor | None], wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    made = again(*inputs)
+    reached = [(x, grad) for x, grad in zip(made, grads, strict=True) if grad is not None]
+    asked = [x for x, want in zip(inputs, wanted, strict=True) if want]
+    found = torch.autograd.grad(
+        [x for x, _ in reached], asked, [grad for _, grad in reached], create_graph=True, allow_unused=True
+    )
+    given = iter(found)
+    return [next(given) if want else None for want in wanted]
