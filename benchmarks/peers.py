@@ -153,22 +153,21 @@ def gated_delta_decode() -> Pair:
     q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
     rate, decay = torch.rand(64, 1, 1, 4), torch.rand(64, 1, 1, 4) * 0.2 + 0.8
     memory = mn.zoo.gated_deltanet().memory
-    scaled, log_decay = q * 8, decay.log()
+    for_us = list(zip(*(x.unbind(0) for x in (q, k, v, rate, decay)), strict=True))
+    for_peer = list(zip(*(x.unbind(0) for x in (q * 8, k, v, decay.log(), rate)), strict=True))
 
     @torch.no_grad()
     def ours() -> Tensor:
         state, out = memory.init(1, 4, 64, 64), v[0]
-        for t in range(64):
-            out, state = run_memory(memory, q[t], k[t], v[t], {"rate": rate[t], "decay": decay[t]}, state, None)
+        for q, k, value, rate, decay in for_us:
+            out, state = run_memory(memory, q, k, value, {"rate": rate, "decay": decay}, state, None)
         return out
 
     @torch.no_grad()
     def peer() -> Tensor:
         state, out = torch.zeros(1, 4, 64, 64), v[0]
-        for t in range(64):
-            out, state = peer_rule(
-                scaled[t], k[t], v[t], log_decay[t], rate[t], initial_state=state, output_final_state=True
-            )
+        for token in for_peer:
+            out, state = peer_rule(*token, initial_state=state, output_final_state=True)
         return out
 
     return peer_pair(ours, peer, [], False)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mnemos.execute.base import declines_unless_matrix
+from mnemos.execute.once import differentiable_once
 from mnemos.execute.request import Request
 from mnemos.memory import GD, Controls, Memory
 from mnemos.state import State
@@ -205,17 +206,6 @@ class _FirstOrder(torch.autograd.Function):
         return tuple(x.view_as(x) for x in inputs)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        if not torch.is_grad_enabled():
-            return grads
-        return tuple(_NoSecond.apply(grad.detach().requires_grad_()) for grad in grads)
-
-
-class _NoSecond(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad.view_as(grad)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        raise RuntimeError('the fla kernel is once_differentiable; plan="loop" has second derivatives')
+    @differentiable_once
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        return grads

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from mnemos.execute.base import declines_unless_matrix
 from mnemos.execute.chunks import cut, cut_controls, join, live_tokens
 from mnemos.execute.coefficients import coefficients, scale_tokens, scale_weight, scores
 from mnemos.execute.linear import CHUNK, chunk_flops
+from mnemos.execute.once import differentiable_once
 from mnemos.execute.precision import own_precision
 from mnemos.execute.request import Request
 from mnemos.memory import Controls, Objective
@@ -131,7 +131,7 @@ class Substitution(torch.autograd.Function):
         return slopes
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     @own_precision
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         slopes, predictions, lower, value, *of = ctx.saved_tensors

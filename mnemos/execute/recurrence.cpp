@@ -16,11 +16,13 @@
 namespace {
 
 constexpr int BYTES = 64;
-constexpr int64_t FORWARD_ROWS = 64, BACKWARD_ROWS = 64;  // of a weight that are in work at a time; by fours
-constexpr int64_t AHEAD = 4;
+constexpr int64_t AHEAD = 4;  // tokens
+
+// Rows of a weight that are in work at a time, by fours: as many as the cache holds.
+constexpr int64_t rows_of(int vectors) { return vectors <= 4 ? 64 : vectors <= 8 ? 32 : 16; }
 
 template <class S> struct Lanes {
-    typedef S Vec __attribute__((vector_size(BYTES)));
+    typedef S Vec __attribute__((vector_size(BYTES), may_alias));
     typedef S Four __attribute__((vector_size(4 * sizeof(S))));
     static constexpr int count = BYTES / sizeof(S);
 };
@@ -158,13 +160,17 @@ template <class S, int N, bool DELTA>
 void forward(const Sizes& z, const Arrays<S>& a, S* out, S* end, int64_t row, int64_t head) {
     const int64_t time = a.lengths ? a.lengths[row] : z.time, place = row * z.heads + head;
     const int64_t chunks = z.every ? (z.time + z.every - 1) / z.every : 0;
-    Line<S, N> w[FORWARD_ROWS];
+    Line<S, N> own[rows_of(N)];
     Token<S, N> x;
-    for (int64_t first = 0; first < z.value; first += FORWARD_ROWS) {
-        const int64_t rows = std::min(FORWARD_ROWS, z.value - first), block = (place * z.value + first) * z.key;
-        for (int64_t i = 0; i < FORWARD_ROWS; ++i) {
-            if (i < rows) w[i].load(a.start + block + i * z.key, z.key);
-            else w[i].zero();
+    for (int64_t first = 0; first < z.value; first += rows_of(N)) {
+        const int64_t rows = std::min(rows_of(N), z.value - first), block = (place * z.value + first) * z.key;
+        // A single token is done where the weights are, if they lie as lines do.
+        const bool there = z.time == 1 && a.start == end && z.key == N * Lanes<S>::count && rows % 4 == 0 &&
+                           reinterpret_cast<std::uintptr_t>(end) % BYTES == 0;
+        Line<S, N>* w = there ? reinterpret_cast<Line<S, N>*>(end + block) : own;
+        for (int64_t i = 0; i < rows_of(N) && !there; ++i) {
+            if (i < rows) own[i].load(a.start + block + i * z.key, z.key);
+            else own[i].zero();
         }
         for (int64_t t = 0; t < time; ++t) {
             if (a.kept && t % z.every == 0) {
@@ -195,7 +201,7 @@ void forward(const Sizes& z, const Arrays<S>& a, S* out, S* end, int64_t row, in
                 if (z.after) store4(out + here + i, products(w + i, x.q), rows - i);
             }
         }
-        for (int64_t i = 0; i < rows; ++i) w[i].store(end + block + i * z.key, z.key);
+        for (int64_t i = 0; i < rows && !there; ++i) own[i].store(end + block + i * z.key, z.key);
     }
 }
 
@@ -209,12 +215,13 @@ void backward(const Sizes& z, const Arrays<S>& a, const Gradients<S>& grad, std:
               int64_t row, int64_t head) {
     const int64_t time = a.lengths ? a.lengths[row] : z.time, place = row * z.heads + head;
     const int64_t chunks = (z.time + z.every - 1) / z.every;
-    Line<S, N> g[BACKWARD_ROWS];
+    constexpr int64_t ROWS = rows_of(N);
+    Line<S, N> g[ROWS];
     Token<S, N> x;
-    states.resize(z.every * BACKWARD_ROWS);
-    for (int64_t first = 0; first < z.value; first += BACKWARD_ROWS) {
-        const int64_t rows = std::min(BACKWARD_ROWS, z.value - first), block = (place * z.value + first) * z.key;
-        for (int64_t i = 0; i < BACKWARD_ROWS; ++i) {
+    states.resize(z.every * ROWS);
+    for (int64_t first = 0; first < z.value; first += ROWS) {
+        const int64_t rows = std::min(ROWS, z.value - first), block = (place * z.value + first) * z.key;
+        for (int64_t i = 0; i < ROWS; ++i) {
             if (grad.end && i < rows) g[i].load(grad.end + block + i * z.key, z.key);
             else g[i].zero();
         }
@@ -222,7 +229,7 @@ void backward(const Sizes& z, const Arrays<S>& a, const Gradients<S>& grad, std:
             const int64_t begin = chunk * z.every, stop = std::min(begin + z.every, time);
             // The states before each token of this chunk again; e is known, so nothing here waits for a product.
             const S* from = a.kept + ((place * chunks + chunk) * z.value + first) * z.key;
-            for (int64_t i = 0; i < BACKWARD_ROWS; ++i) {
+            for (int64_t i = 0; i < ROWS; ++i) {
                 if (i < rows) states[i].load(from + i * z.key, z.key);
                 else states[i].zero();
             }
@@ -235,8 +242,8 @@ void backward(const Sizes& z, const Arrays<S>& a, const Gradients<S>& grad, std:
                     if (z.channel) prefetch(a.d + later * z.key, z.key);
                 }
                 x.load(z, a, at, false);
-                const Line<S, N>* w = &states[(t - begin) * BACKWARD_ROWS];
-                Line<S, N>* next = &states[(t - begin + 1) * BACKWARD_ROWS];
+                const Line<S, N>* w = &states[(t - begin) * ROWS];
+                Line<S, N>* next = &states[(t - begin + 1) * ROWS];
                 for (int64_t i = 0; i < rows; i += 4) {
                     const Four<S> u = x.r * load4((DELTA ? a.e : a.v) + here + i, rows - i);
                     for (int j = 0; j < N; ++j) {
@@ -253,7 +260,7 @@ void backward(const Sizes& z, const Arrays<S>& a, const Gradients<S>& grad, std:
                     prefetch(grad.out + later * z.value + first, rows);
                 }
                 x.load(z, a, at, true);
-                const Line<S, N>* w = &states[(t - begin) * BACKWARD_ROWS];
+                const Line<S, N>* w = &states[(t - begin) * ROWS];
                 Line<S, N> dq, dk, dp, dd;
                 dq.zero(), dk.zero(), dp.zero(), dd.zero();
                 Four<S> dr{}, read{};
@@ -359,36 +366,23 @@ bool any_width(const Sizes& z, const Arrays<S>& a, S* out, S* end, const Gradien
 
 enum Flag { DELTA = 1, RETAINED = 2, AFTER = 4, CHANNEL = 8 };
 
-Sizes sizes(const int64_t* n) {
-    return {n[0], n[1], n[2], n[3], n[4], n[5], bool(n[6] & DELTA), bool(n[6] & RETAINED), bool(n[6] & AFTER),
-            bool(n[6] & CHANNEL)};
-}
-
-// x: q, k, v, r, d, start, e, kept, then out, end; or the gradients of out and end, and of q, k, v, r, d, start.
-template <class S> int call_forward(const int64_t* n, S* const* x, const int64_t* lengths, int64_t threads) {
-    const Arrays<S> a{x[0], x[1], x[2], x[3], x[4], x[5], lengths, x[6], x[7]};
-    return any_width<S>(sizes(n), a, x[8], x[9], nullptr, threads) ? 0 : 1;
-}
-
-template <class S> int call_backward(const int64_t* n, S* const* x, const int64_t* lengths, int64_t threads) {
-    const Arrays<S> a{x[0], x[1], x[2], x[3], x[4], x[5], lengths, x[6], x[7]};
-    const Gradients<S> grad{x[8], x[9], x[10], x[11], x[12], x[13], x[14], x[15]};
-    return any_width<S>(sizes(n), a, nullptr, nullptr, &grad, threads) ? 0 : 1;
+// n: batch, time, heads, key, value, every, flags, threads, lengths, then the addresses of q, k, v, r, d, start, e, kept,
+// and of out and end; or of the gradients of out and end, and of q, k, v, r, d, start.
+template <class S> int call(const int64_t* n, bool back) {
+    const Sizes z{n[0], n[1], n[2], n[3], n[4], n[5], bool(n[6] & DELTA), bool(n[6] & RETAINED), bool(n[6] & AFTER),
+                  bool(n[6] & CHANNEL)};
+    const auto x = [n](int i) { return reinterpret_cast<S*>(n[9 + i]); };
+    const Arrays<S> a{x(0), x(1), x(2), x(3), x(4), x(5), reinterpret_cast<const int64_t*>(n[8]), x(6), x(7)};
+    if (!back) return any_width<S>(z, a, x(8), x(9), nullptr, n[7]) ? 0 : 1;
+    const Gradients<S> grad{x(8), x(9), x(10), x(11), x(12), x(13), x(14), x(15)};
+    return any_width<S>(z, a, nullptr, nullptr, &grad, n[7]) ? 0 : 1;
 }
 
 }  // namespace
 
 extern "C" {
-int forward_f32(const int64_t* n, float* const* x, const int64_t* lengths, int64_t threads) {
-    return call_forward<float>(n, x, lengths, threads);
-}
-int forward_f64(const int64_t* n, double* const* x, const int64_t* lengths, int64_t threads) {
-    return call_forward<double>(n, x, lengths, threads);
-}
-int backward_f32(const int64_t* n, float* const* x, const int64_t* lengths, int64_t threads) {
-    return call_backward<float>(n, x, lengths, threads);
-}
-int backward_f64(const int64_t* n, double* const* x, const int64_t* lengths, int64_t threads) {
-    return call_backward<double>(n, x, lengths, threads);
-}
+int forward_f32(const int64_t* n) { return call<float>(n, false); }
+int forward_f64(const int64_t* n) { return call<double>(n, false); }
+int backward_f32(const int64_t* n) { return call<float>(n, true); }
+int backward_f64(const int64_t* n) { return call<double>(n, true); }
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import functools
+from array import array
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mnemos.execute.base import declines_unless_matrix
-from mnemos.execute.linear import run_linear
+from mnemos.execute.loop import Loop
 from mnemos.execute.native import library
 from mnemos.execute.request import Request
 from mnemos.memory import GD, Controls, Memory
@@ -38,7 +40,8 @@ class Recurrence:
 
     A token costs 4 to 6 multiplications for each number in W, a chunk of the same tokens done by matrix products about
     twice as many; a W of 64 x 64 stays in a core's nearest cache, and rows and heads are shared out among threads. The
-    backward pass keeps W every 64 tokens and goes through the tokens in between again.
+    backward pass keeps W every 64 tokens and goes through the tokens in between again. Second derivatives go by the
+    loop.
     """
 
     name = "compiled recurrence"
@@ -94,7 +97,7 @@ class Recurrence:
             + CHANNEL * (decay.ndim == 4)
         )
         if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
-            again = partial(_by_chunks, memory, list(controls), state, lengths)
+            again = partial(_by_steps, memory, list(controls), state, lengths)
             out, end = _Recurrence.apply(again, flags, lengths, *inputs)  # pyright: ignore[reportGeneralTypeIssues]
         else:
             alone = q.shape[1] == 1 and inputs[-1] is start and not torch.is_grad_enabled()
@@ -102,7 +105,7 @@ class Recurrence:
             out, _, _ = _forward(flags, lengths, inputs, end, keep=False)
             if alone:  # the state itself has moved on
                 state.spend()
-        return out.to(v.dtype), state.successor(matrix=end)
+        return _plain(out, v.dtype), state.successor(matrix=end)
 
 
 class _Recurrence(torch.autograd.Function):
@@ -147,26 +150,28 @@ def _call(
 ) -> None:
     query, _, value, *_, start = inputs
     batch, time, heads, key_dim = query.shape
-    sizes = (ctypes.c_int64 * 7)(batch, time, heads, key_dim, value.shape[-1], every, flags)
-    arrays = [0 if x is None else x.data_ptr() for x in (*inputs, *more)]
     lengths = None if lengths is None else lengths.to(torch.int64).contiguous()
     threads = torch.get_num_threads() if time * start.numel() > ALONE else 1
-    compiled = library("recurrence")
-    assert not isinstance(compiled, str)
-    refused = getattr(compiled, f"{name}_{SUFFIX[start.dtype]}")(
-        sizes,
-        (ctypes.c_void_p * len(arrays))(*arrays),
-        ctypes.c_void_p(None if lengths is None else lengths.data_ptr()),
-        ctypes.c_int64(threads),
-    )
+    arrays = [0 if x is None else x.data_ptr() for x in (lengths, *inputs, *more)]
+    numbers = array("q", (batch, time, heads, key_dim, value.shape[-1], every, flags, threads, *arrays))
+    refused = _function(name, start.dtype)(numbers.buffer_info()[0])
     assert not refused, f"no code for keys of {key_dim} channels"
 
 
+@functools.cache
+def _function(name: str, dtype: torch.dtype) -> Any:
+    compiled = library("recurrence")
+    assert not isinstance(compiled, str)
+    function = getattr(compiled, f"{name}_{SUFFIX[dtype]}")
+    function.argtypes = [ctypes.c_void_p]
+    return function
+
+
 def _plain(x: Tensor, dtype: torch.dtype) -> Tensor:
-    return (x if x.dtype == dtype else x.to(dtype)).contiguous()
+    return (x if x.dtype == dtype else x.to(dtype)).contiguous()  # for a single token, asking first is faster
 
 
-def _by_chunks(
+def _by_steps(
     memory: Memory,
     names: list[str],
     state: State,
@@ -178,10 +183,9 @@ def _by_chunks(
     decay: Tensor,
     start: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The same by PyTorch's own operations."""
+    """The same by PyTorch's own operations, which it can differentiate as often as it likes."""
     controls = {name: {"rate": rate, "decay": decay}[name] for name in names}
-    solve = memory.objective.slope_kind == "identity"
-    out, after = run_linear(memory, q, k, v, controls, state.successor(matrix=start), lengths, solve)
+    out, after = Loop().run(memory, q, k, v, controls, state.successor(matrix=start), lengths)
     return out, after["matrix"]
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mnemos.execute.once import differentiable_once
 from mnemos.execute.precision import own_precision
 from mnemos.execute.triangular import unit_lower_inverse
 
@@ -71,7 +72,7 @@ class _Sweep(torch.autograd.Function):
         return out, states[-1].clone()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @differentiable_once
     @own_precision
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         inside, readers, writers, keep, push, solve, from_state, states, residuals = ctx.saved_tensors

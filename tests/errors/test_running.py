@@ -274,7 +274,7 @@ RUNS: dict[str, tuple[Callable[[], Any], type[MnemosError], str]] = {
     "an unknown plan": (
         lambda: delta(plan="triangular"),
         PlanError,
-        "no plan is called 'triangular'; there are \"reference\", 'matrix step', ",
+        "no plan is called 'triangular'; there are \"reference\", 'compiled recurrence', ",
     ),
     "a plan for other objectives": (
         lambda: delta(plan="cumulative decay"),

@@ -496,10 +496,8 @@ def test_there_is_no_second_derivative(kernels: None) -> None:
     """The kernels' own backward is a constant to autograd; what is missing must not pass for zero."""
     case = Case(mn.Memory(), 5)
     out, _ = case.run("fla kernel")
-    (gradient,) = torch.autograd.grad(out.square().sum(), case.q, create_graph=True)
-    close(gradient, torch.autograd.grad(case.run("reference")[0].square().sum(), case.q)[0], "gradient")
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.square().sum().backward()
+    with pytest.raises(RuntimeError, match='once; run the memory with plan="loop" for second derivatives'):
+        torch.autograd.grad(out.square().sum(), case.q, create_graph=True)
 
 
 @pytest.mark.skipif(not REAL, reason="needs a GPU and flash-linear-attention")
