@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from mnemos.execute.request import Request
-from mnemos.memory import GD, AnyMemory, Controls, Decay, Learner, Memory
+from mnemos.memory import DPLR, GD, AnyMemory, Controls, Decay, Learner, Memory
 from mnemos.state import State
 
 
@@ -86,6 +86,23 @@ def declines_unless_matrix(memory: Any) -> str | None:
     if reason is None and memory.learner.anchored:
         return "the learner takes its gradients at the start of a chunk, not token by token"
     return reason
+
+
+def declines_unless_removal(memory: Any) -> str | None:
+    """For algorithms of diagonal plus low rank transitions."""
+    if (other := declines_unless_kind(memory, learner=GD)) is not None:
+        return other
+    if not isinstance(memory.retention, DPLR):
+        return f"the retention is {type(memory.retention).__name__}, not diagonal plus low rank"
+    if memory.learner.momentum or memory.learner.steps > 1:
+        return "the learner is not one plain step of gradient descent a token"
+    if memory.learner.anchored:
+        return "the learner takes its gradients at the start of a chunk, not token by token"
+    if not memory.structure.linear_in_weights:
+        return "the structure is not a single matrix"
+    if memory.objective.slope_kind != "constant":
+        return "the objective's gradient depends on the state (only Dot's does not)"
+    return None
 
 
 def declines_unless_elementwise(memory: Any) -> str | None:

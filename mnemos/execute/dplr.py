@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnemos.execute.base import declines_unless_kind
+from mnemos.execute.base import declines_unless_removal
 from mnemos.execute.chunks import cut, cut_controls, join, live_tokens
 from mnemos.execute.coefficients import PairProducts, scale_tokens, scale_weight, scores
 from mnemos.execute.request import Request
 from mnemos.execute.triangular import unit_lower_inverse
-from mnemos.memory import DPLR, GD, Controls
+from mnemos.memory import Controls
 from mnemos.state import State
 
 CHUNK = 16
@@ -29,19 +29,7 @@ class TriangularRemoval:
     summary = "one unit-triangular system per chunk for the removed parts, decays as products of pairs; exact"
 
     def declines(self, memory: Any, request: Request) -> str | None:
-        if (other := declines_unless_kind(memory, learner=GD)) is not None:
-            return other
-        if not isinstance(memory.retention, DPLR):
-            return f"the retention is {type(memory.retention).__name__}, not diagonal plus low rank"
-        if memory.learner.momentum or memory.learner.steps > 1:
-            return "the learner is not one plain step of gradient descent a token"
-        if memory.learner.anchored:
-            return "the learner takes its gradients at the start of a chunk, not token by token"
-        if not memory.structure.linear_in_weights:
-            return "the structure is not a single matrix"
-        if memory.objective.slope_kind != "constant":
-            return "the objective's gradient depends on the state (only Dot's does not)"
-        return None
+        return declines_unless_removal(memory)
 
     def flops(self, memory: Any, request: Request) -> float:
         key, value = request.key_dim, request.value_dim

@@ -23,14 +23,15 @@ PATIENCE = 300
 
 
 @functools.cache
-def library(name: str) -> ctypes.CDLL | str:
-    """What NAME.cpp beside this file compiles to; or why this machine has no such library.
+def library(name: str, real: str) -> ctypes.CDLL | str:
+    """What NAME.cpp beside this file compiles to with numbers of the type `real`, "float" or "double"; or why this
+    machine has no such library.
 
     Compiled on first use, into the user's cache, for the processor that it runs on. Takes about ten seconds then and
     says so on stderr.
     """
     source = Path(__file__).with_name(f"{name}.cpp")
-    made = f"{name}-{hashlib.sha256(source.read_bytes() + _processor().encode()).hexdigest()[:16]}.so"
+    made = f"{name}-{real}-{hashlib.sha256(source.read_bytes() + _processor().encode()).hexdigest()[:16]}.so"
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     try:
         target = _cache() / made
@@ -38,7 +39,7 @@ def library(name: str) -> ctypes.CDLL | str:
             if compiler is None:
                 return "it needs a C++ compiler, and none is found (c++, g++ or clang++)"
             print(f"mnemos: compiling {source.name} for this processor, once ...", file=sys.stderr, flush=True)
-            failure = _compile(compiler, source, target)
+            failure = _compile(compiler, source, real, target)
             if failure is not None:
                 return failure
         return ctypes.CDLL(str(target))
@@ -46,15 +47,16 @@ def library(name: str) -> ctypes.CDLL | str:
         return f"its library cannot be made or loaded: {error}"
 
 
-def _compile(compiler: str, source: Path, target: Path) -> str | None:
+def _compile(compiler: str, source: Path, real: str, target: Path) -> str | None:
     """Why it failed; None if `target` is there, whole."""
     said = ""
     for processor in FOR_THIS_PROCESSOR:
         handle, part = tempfile.mkstemp(suffix=".so", dir=target.parent)
         os.close(handle)
-        command = [compiler, "-std=c++17", "-O3", *processor, "-fno-math-errno", "-shared", "-fPIC", "-pthread"]
+        flags = ["-std=c++17", "-O3", "-fno-math-errno", "-shared", "-fPIC", "-pthread", f"-DREAL={real}"]
         try:
-            done = subprocess.run([*command, str(source), "-o", part], capture_output=True, text=True, timeout=PATIENCE)
+            command = [compiler, *flags, *processor, str(source), "-o", part]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
             if done.returncode == 0:
                 os.replace(part, target)
                 return None

@@ -1,10 +1,14 @@
 // A matrix memory token by token, forwards and backwards: what execute/recurrence.py calls.
 //
-//     e_t = v_t - W_{t-1} p_t      p_t = k_t or d_t * k_t: the point of the gradient (without the delta rule, e_t = v_t)
-//     W_t = W_{t-1} Diag(d_t) + r_t e_t k_t^T                 o_t = W_t q_t, or W_{t-1} q_t
+//     W_t = W_{t-1} Diag(d_t) + r_t e_t k_t^T - s_t b_t^T          o_t = W_t q_t, or W_{t-1} q_t
 //
-// Arrays are contiguous: q, k (B, T, H, K), v, out, e (B, T, H, V), r (B, T, H), d (B, T, H) or (B, T, H, K), W (B, H, V, K),
-// kept (B, H, N, V, K). Rows of W do not see each other, so a few of them at a time go through all tokens in the cache.
+//     Hebbian    e_t = v_t                   s_t = 0
+//     delta      e_t = v_t - W_{t-1} p_t     s_t = 0      p_t = k_t or d_t * k_t: the point of the gradient
+//     removal    e_t = v_t                   s_t = W_{t-1} p_t
+//
+// Arrays are contiguous: q, k, p, b (B, T, H, K), v, out (B, T, H, V), r (B, T, H), d (B, T, H) or (B, T, H, K),
+// W (B, H, V, K), kept (B, H, N, V, K). Rows of W do not see each other, so some of them at a time go through all tokens in
+// the cache.
 
 #include <algorithm>
 #include <atomic>
@@ -119,20 +123,23 @@ template <class S, int N> inline Four<S> products(const Line<S, N>* four, const 
     return sums(partial(four[0], one), partial(four[1], one), partial(four[2], one), partial(four[3], one));
 }
 
+enum Rule { HEBBIAN, DELTA, REMOVAL };
+
 struct Sizes {
     int64_t batch, time, heads, key, value, every;
-    bool delta, retained, after, channel;
+    Rule rule;
+    bool retained, after, channel;
 };
 
 template <class S> struct Arrays {
-    const S *q, *k, *v, *r, *d, *start;
+    const S *q, *k, *v, *r, *d, *start, *p, *b;
     const int64_t* lengths;
-    S *e, *kept;
+    S* kept;
 };
 
 // What a token brings along besides its value.
-template <class S, int N> struct Token {
-    Line<S, N> q, k, d, p;
+template <class S, int N, Rule RULE> struct Token {
+    Line<S, N> q, k, d, p, b;
     S r;
 
     void load(const Sizes& z, const Arrays<S>& a, int64_t at, bool reads) {
@@ -144,11 +151,27 @@ template <class S, int N> struct Token {
         } else {
             for (int i = 0; i < N; ++i) d.part[i] = Vec<S>{} + a.d[at];
         }
-        if (z.delta) {
+        if (RULE == DELTA) {
             for (int i = 0; i < N; ++i) p.part[i] = z.retained ? k.part[i] * d.part[i] : k.part[i];
+        }
+        if (RULE == REMOVAL) {
+            p.load(a.p + at * z.key, z.key);
+            b.load(a.b + at * z.key, z.key);
         }
     }
 };
+
+// Four rows of W_t from those of W_{t-1}.
+template <class S, int N, Rule RULE>
+inline void advance(const Line<S, N>* w, Line<S, N>* next, const Token<S, N, RULE>& x, Four<S> u, Four<S> s) {
+    for (int j = 0; j < N; ++j) {
+        for (int n = 0; n < 4; ++n) {
+            Vec<S> made = w[n].part[j] * x.d.part[j] + u[n] * x.k.part[j];
+            if (RULE == REMOVAL) made -= s[n] * x.b.part[j];
+            next[n].part[j] = made;
+        }
+    }
+}
 
 // Asks for the cache lines of `size` numbers, so that they are there some tokens later: heads lie between the tokens of
 // one head, which the processor does not foresee.
@@ -156,12 +179,12 @@ template <class S> inline void prefetch(const S* from, int64_t size) {
     for (int64_t i = 0; i < size; i += Lanes<S>::count) __builtin_prefetch(from + i);
 }
 
-template <class S, int N, bool DELTA>
+template <class S, int N, Rule RULE>
 void forward(const Sizes& z, const Arrays<S>& a, S* out, S* end, int64_t row, int64_t head) {
     const int64_t time = a.lengths ? a.lengths[row] : z.time, place = row * z.heads + head;
     const int64_t chunks = z.every ? (z.time + z.every - 1) / z.every : 0;
     Line<S, N> own[rows_of(N)];
-    Token<S, N> x;
+    Token<S, N, RULE> x;
     for (int64_t first = 0; first < z.value; first += rows_of(N)) {
         const int64_t rows = std::min(rows_of(N), z.value - first), block = (place * z.value + first) * z.key;
         // A single token is done where the weights are, if they lie as lines do.
@@ -188,16 +211,10 @@ void forward(const Sizes& z, const Arrays<S>& a, S* out, S* end, int64_t row, in
             x.load(z, a, at, true);
             for (int64_t i = 0; i < rows; i += 4) {
                 if (!z.after) store4(out + here + i, products(w + i, x.q), rows - i);
-                Four<S> e = load4(a.v + here + i, rows - i);
-                if (DELTA) {
-                    e -= products(w + i, x.p);
-                    if (a.e) store4(a.e + here + i, e, rows - i);
-                }
-                const Four<S> u = x.r * e;
-                for (int n = 0; n < 4; ++n) {
-                    Line<S, N>& one = w[i + n];
-                    for (int j = 0; j < N; ++j) one.part[j] = one.part[j] * x.d.part[j] + u[n] * x.k.part[j];
-                }
+                Four<S> e = load4(a.v + here + i, rows - i), s{};
+                if (RULE != HEBBIAN) s = products(w + i, x.p);
+                if (RULE == DELTA) e -= s;
+                advance(w + i, w + i, x, x.r * e, s);
                 if (z.after) store4(out + here + i, products(w + i, x.q), rows - i);
             }
         }
@@ -207,18 +224,19 @@ void forward(const Sizes& z, const Arrays<S>& a, S* out, S* end, int64_t row, in
 
 template <class S> struct Gradients {
     const S *out, *end;
-    S *q, *k, *v, *r, *d, *start;
+    S *q, *k, *v, *r, *d, *start, *p, *b;
 };
 
-template <class S, int N, bool DELTA>
+template <class S, int N, Rule RULE>
 void backward(const Sizes& z, const Arrays<S>& a, const Gradients<S>& grad, std::vector<Line<S, N>>& states,
-              int64_t row, int64_t head) {
+              std::vector<Four<S>>& known, int64_t row, int64_t head) {
     const int64_t time = a.lengths ? a.lengths[row] : z.time, place = row * z.heads + head;
     const int64_t chunks = (z.time + z.every - 1) / z.every;
     constexpr int64_t ROWS = rows_of(N);
     Line<S, N> g[ROWS];
-    Token<S, N> x;
+    Token<S, N, RULE> x;
     states.resize(z.every * ROWS);
+    known.resize(z.every * ROWS / 4);  // e of the delta rule, s of a removal
     for (int64_t first = 0; first < z.value; first += ROWS) {
         const int64_t rows = std::min(ROWS, z.value - first), block = (place * z.value + first) * z.key;
         for (int64_t i = 0; i < ROWS; ++i) {
@@ -227,29 +245,28 @@ void backward(const Sizes& z, const Arrays<S>& a, const Gradients<S>& grad, std:
         }
         for (int64_t chunk = (time + z.every - 1) / z.every - 1; chunk >= 0; --chunk) {
             const int64_t begin = chunk * z.every, stop = std::min(begin + z.every, time);
-            // The states before each token of this chunk again; e is known, so nothing here waits for a product.
+            // The states before each token of this chunk again.
             const S* from = a.kept + ((place * chunks + chunk) * z.value + first) * z.key;
             for (int64_t i = 0; i < ROWS; ++i) {
                 if (i < rows) states[i].load(from + i * z.key, z.key);
                 else states[i].zero();
             }
-            for (int64_t t = begin; t < stop - 1; ++t) {
+            for (int64_t t = begin; t < stop; ++t) {
                 const int64_t at = (row * z.time + t) * z.heads + head, here = at * z.value + first;
                 if (t + AHEAD < stop) {
                     const int64_t later = at + AHEAD * z.heads;
                     prefetch(a.k + later * z.key, z.key);
-                    prefetch((DELTA ? a.e : a.v) + later * z.value + first, rows);
+                    prefetch(a.v + later * z.value + first, rows);
                     if (z.channel) prefetch(a.d + later * z.key, z.key);
                 }
                 x.load(z, a, at, false);
-                const Line<S, N>* w = &states[(t - begin) * ROWS];
-                Line<S, N>* next = &states[(t - begin + 1) * ROWS];
+                Line<S, N>* w = &states[(t - begin) * ROWS];
                 for (int64_t i = 0; i < rows; i += 4) {
-                    const Four<S> u = x.r * load4((DELTA ? a.e : a.v) + here + i, rows - i);
-                    for (int j = 0; j < N; ++j) {
-                        for (int n = 0; n < 4; ++n)
-                            next[i + n].part[j] = w[i + n].part[j] * x.d.part[j] + u[n] * x.k.part[j];
-                    }
+                    Four<S> e = load4(a.v + here + i, rows - i), s{};
+                    if (RULE != HEBBIAN) s = products(w + i, x.p);
+                    if (RULE == DELTA) e -= s;
+                    known[((t - begin) * ROWS + i) / 4] = RULE == DELTA ? e : s;
+                    if (t + 1 < stop) advance(w + i, w + ROWS + i, x, x.r * e, s);
                 }
             }
             for (int64_t t = stop - 1; t >= begin; --t) {
@@ -261,21 +278,24 @@ void backward(const Sizes& z, const Arrays<S>& a, const Gradients<S>& grad, std:
                 }
                 x.load(z, a, at, true);
                 const Line<S, N>* w = &states[(t - begin) * ROWS];
-                Line<S, N> dq, dk, dp, dd;
-                dq.zero(), dk.zero(), dp.zero(), dd.zero();
-                Four<S> dr{}, read{};
+                Line<S, N> dq, dk, dd, dp, db;
+                dq.zero(), dk.zero(), dd.zero(), dp.zero(), db.zero();
+                Four<S> dr{}, of_k{}, of_b{};
                 for (int64_t i = 0; i < rows; i += 4) {
                     const Four<S> asked = load4(grad.out + here + i, rows - i);
-                    const Four<S> e = load4((DELTA ? a.e : a.v) + here + i, rows - i), u = x.r * e;
+                    const Four<S> s = known[((t - begin) * ROWS + i) / 4];
+                    const Four<S> e = RULE == DELTA ? s : load4(a.v + here + i, rows - i), u = x.r * e;
                     if (z.after) {
                         for (int n = 0; n < 4; ++n) {
                             for (int j = 0; j < N; ++j) g[i + n].part[j] += asked[n] * x.q.part[j];
                         }
                     }
                     const Four<S> du = products(g + i, x.k), de = x.r * du;
+                    const Four<S> taken = RULE == REMOVAL ? products(g + i, x.b) : de;
                     store4(grad.v + here + i, de, rows - i);
                     dr += du * e;
-                    read += asked * u;
+                    of_k += asked * u;
+                    if (RULE == REMOVAL) of_b += asked * s;
                     for (int j = 0; j < N; ++j) {
                         for (int n = 0; n < 4; ++n) {
                             const Vec<S> before = w[i + n].part[j], of_next = g[i + n].part[j];
@@ -283,10 +303,11 @@ void backward(const Sizes& z, const Arrays<S>& a, const Gradients<S>& grad, std:
                             dk.part[j] += u[n] * of_next;
                             dd.part[j] += of_next * before;
                             Vec<S> of_this = of_next * x.d.part[j];
-                            if (DELTA) {
-                                dp.part[j] -= de[n] * before;
-                                of_this -= de[n] * x.p.part[j];
+                            if (RULE != HEBBIAN) {
+                                dp.part[j] -= taken[n] * before;
+                                of_this -= taken[n] * x.p.part[j];
                             }
+                            if (RULE == REMOVAL) db.part[j] -= s[n] * of_next;
                             g[i + n].part[j] = of_this;
                         }
                     }
@@ -296,10 +317,13 @@ void backward(const Sizes& z, const Arrays<S>& a, const Gradients<S>& grad, std:
                         }
                     }
                 }
-                const S all = read[0] + read[1] + read[2] + read[3];
+                const S by_k = of_k[0] + of_k[1] + of_k[2] + of_k[3], by_b = of_b[0] + of_b[1] + of_b[2] + of_b[3];
                 for (int j = 0; j < N; ++j) {
-                    if (z.after) dq.part[j] = dq.part[j] * x.d.part[j] + all * x.k.part[j];  // read W_t, not W_{t-1}
-                    if (DELTA) {
+                    if (z.after) {  // what was read is W_t, not W_{t-1}
+                        dq.part[j] = dq.part[j] * x.d.part[j] + by_k * x.k.part[j];
+                        if (RULE == REMOVAL) dq.part[j] -= by_b * x.b.part[j];
+                    }
+                    if (RULE == DELTA) {
                         dk.part[j] += z.retained ? dp.part[j] * x.d.part[j] : dp.part[j];
                         if (z.retained) dd.part[j] += dp.part[j] * x.k.part[j];
                     }
@@ -307,6 +331,10 @@ void backward(const Sizes& z, const Arrays<S>& a, const Gradients<S>& grad, std:
                 dq.add_to(grad.q + at * z.key, z.key);
                 dk.add_to(grad.k + at * z.key, z.key);
                 grad.r[at] += dr[0] + dr[1] + dr[2] + dr[3];
+                if (RULE == REMOVAL) {
+                    dp.add_to(grad.p + at * z.key, z.key);
+                    db.add_to(grad.b + at * z.key, z.key);
+                }
                 if (z.channel) {
                     dd.add_to(grad.d + at * z.key, z.key);
                 } else {
@@ -333,17 +361,18 @@ template <class Work> void share_out(const Sizes& z, int64_t threads, Work work)
     for (auto& other : others) other.join();
 }
 
-template <class S, int N, bool DELTA>
+template <class S, int N, Rule RULE>
 void run(const Sizes& z, const Arrays<S>& a, S* out, S* end, const Gradients<S>* grad, int64_t threads) {
     if (grad) {
         share_out(z, threads, [&] {
-            return [&, states = std::vector<Line<S, N>>()](int64_t row, int64_t head) mutable {
-                backward<S, N, DELTA>(z, a, *grad, states, row, head);
+            return [&, states = std::vector<Line<S, N>>(), known = std::vector<Four<S>>()](int64_t row,
+                                                                                           int64_t head) mutable {
+                backward<S, N, RULE>(z, a, *grad, states, known, row, head);
             };
         });
     } else {
         share_out(z, threads, [&] {
-            return [&](int64_t row, int64_t head) { forward<S, N, DELTA>(z, a, out, end, row, head); };
+            return [&](int64_t row, int64_t head) { forward<S, N, RULE>(z, a, out, end, row, head); };
         });
     }
 }
@@ -351,7 +380,11 @@ void run(const Sizes& z, const Arrays<S>& a, S* out, S* end, const Gradients<S>*
 template <class S, int N>
 bool fits(const Sizes& z, const Arrays<S>& a, S* out, S* end, const Gradients<S>* grad, int64_t threads) {
     if (z.key > N * Lanes<S>::count) return false;
-    z.delta ? run<S, N, true>(z, a, out, end, grad, threads) : run<S, N, false>(z, a, out, end, grad, threads);
+    switch (z.rule) {
+        case HEBBIAN: run<S, N, HEBBIAN>(z, a, out, end, grad, threads); break;
+        case DELTA: run<S, N, DELTA>(z, a, out, end, grad, threads); break;
+        case REMOVAL: run<S, N, REMOVAL>(z, a, out, end, grad, threads); break;
+    }
     return true;
 }
 
@@ -359,30 +392,24 @@ bool fits(const Sizes& z, const Arrays<S>& a, S* out, S* end, const Gradients<S>
 template <class S>
 bool any_width(const Sizes& z, const Arrays<S>& a, S* out, S* end, const Gradients<S>* grad, int64_t threads) {
     return fits<S, 1>(z, a, out, end, grad, threads) || fits<S, 2>(z, a, out, end, grad, threads) ||
-           fits<S, 3>(z, a, out, end, grad, threads) || fits<S, 4>(z, a, out, end, grad, threads) ||
-           fits<S, 6>(z, a, out, end, grad, threads) || fits<S, 8>(z, a, out, end, grad, threads) ||
-           fits<S, 16>(z, a, out, end, grad, threads);
+           fits<S, 4>(z, a, out, end, grad, threads) || fits<S, 6>(z, a, out, end, grad, threads) ||
+           fits<S, 8>(z, a, out, end, grad, threads) || fits<S, 16>(z, a, out, end, grad, threads);
 }
 
-enum Flag { DELTA = 1, RETAINED = 2, AFTER = 4, CHANNEL = 8 };
-
-// n: batch, time, heads, key, value, every, flags, threads, lengths, then the addresses of q, k, v, r, d, start, e, kept,
-// and of out and end; or of the gradients of out and end, and of q, k, v, r, d, start.
+// n: batch, time, heads, key, value, every, rule, flags, threads, then the addresses of lengths, q, k, v, r, d, start, p, b
+// and kept; then of out and end; or of the gradients of out and end, and of q, k, v, r, d, start, p, b.
 template <class S> int call(const int64_t* n, bool back) {
-    const Sizes z{n[0], n[1], n[2], n[3], n[4], n[5], bool(n[6] & DELTA), bool(n[6] & RETAINED), bool(n[6] & AFTER),
-                  bool(n[6] & CHANNEL)};
-    const auto x = [n](int i) { return reinterpret_cast<S*>(n[9 + i]); };
-    const Arrays<S> a{x(0), x(1), x(2), x(3), x(4), x(5), reinterpret_cast<const int64_t*>(n[8]), x(6), x(7)};
-    if (!back) return any_width<S>(z, a, x(8), x(9), nullptr, n[7]) ? 0 : 1;
-    const Gradients<S> grad{x(8), x(9), x(10), x(11), x(12), x(13), x(14), x(15)};
-    return any_width<S>(z, a, nullptr, nullptr, &grad, n[7]) ? 0 : 1;
+    const Sizes z{n[0], n[1], n[2], n[3], n[4], n[5], Rule(n[6]), bool(n[7] & 1), bool(n[7] & 2), bool(n[7] & 4)};
+    const auto x = [n](int i) { return reinterpret_cast<S*>(n[10 + i]); };
+    const Arrays<S> a{x(0), x(1), x(2), x(3), x(4), x(5), x(6), x(7), reinterpret_cast<const int64_t*>(n[9]), x(8)};
+    if (!back) return any_width<S>(z, a, x(9), x(10), nullptr, n[8]) ? 0 : 1;
+    const Gradients<S> grad{x(9), x(10), x(11), x(12), x(13), x(14), x(15), x(16), x(17), x(18)};
+    return any_width<S>(z, a, nullptr, nullptr, &grad, n[8]) ? 0 : 1;
 }
 
 }  // namespace
 
 extern "C" {
-int forward_f32(const int64_t* n) { return call<float>(n, false); }
-int forward_f64(const int64_t* n) { return call<double>(n, false); }
-int backward_f32(const int64_t* n) { return call<float>(n, true); }
-int backward_f64(const int64_t* n) { return call<double>(n, true); }
+int forward(const int64_t* n) { return call<REAL>(n, false); }
+int backward(const int64_t* n) { return call<REAL>(n, true); }
 }

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnemos.execute.base import declines_unless_matrix
+from mnemos.execute.base import declines_unless_matrix, declines_unless_removal
 from mnemos.execute.loop import Loop
 from mnemos.execute.native import library
 from mnemos.execute.request import Request
-from mnemos.memory import GD, Controls, Memory
+from mnemos.memory import DPLR, GD, Controls, Memory
 from mnemos.state import State
 
-SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
+REAL = {torch.float32: "float", torch.float64: "double"}
 WIDEST = {torch.float32: 256, torch.float64: 128}
 """Key channels that recurrence.cpp has code for."""
 
@@ -29,16 +29,25 @@ EVERY = 64
 ALONE = 2**21
 """Multiplications up to which starting a thread costs more than it saves."""
 
-DELTA, RETAINED, AFTER, CHANNEL = 1, 2, 4, 8
+HEBBIAN, DELTA, REMOVAL = 0, 1, 2
+RETAINED, AFTER, CHANNEL = 1, 2, 4
+"""As in recurrence.cpp: what its rules and flags are called there."""
+
+VALUE, START = 2, 5
+"""Places among the inputs: q, k, v, rate, decay, the first weights, and for a removal its two directions."""
+
+DIRECTIONS = ("removal", "replacement")
 
 Again = Callable[..., tuple[Tensor, Tensor]]
+How = tuple[int, int]
+"""Rule and flags."""
 
 
 class Recurrence:
     """W_t = W_t-1 Diag(d_t) - r_t slope_t k_t^T as it stands, with slope_t = -v_t (Dot) or W k_t - v_t (L2), W at the
-    gradient's point.
+    gradient's point; with DPLR, less (W_t-1 a_t) b_t^T (removal a, replacement b).
 
-    A token costs 4 to 6 multiplications for each number in W, a chunk of the same tokens done by matrix products about
+    A token costs 3 to 5 multiplications for each number in W, a chunk of the same tokens done by matrix products about
     twice as many; a W of 64 x 64 stays in a core's nearest cache, and rows and heads are shared out among threads. The
     backward pass keeps W every 64 tokens and goes through the tokens in between again. Second derivatives go by the
     loop.
@@ -50,25 +59,26 @@ class Recurrence:
     def declines(self, memory: Any, request: Request) -> str | None:
         if request.device != "cpu":
             return f"it is for the CPU; the inputs are on {request.device}"
-        reason = declines_unless_matrix(memory)
+        removes = isinstance(memory, Memory) and isinstance(memory.retention, DPLR)
+        reason = declines_unless_removal(memory) if removes else declines_unless_matrix(memory)
         if reason is not None:
             return reason
         if memory.objective.slope_kind == "nonlinear":
             return "the objective's gradient is neither constant nor the residual"
-        if memory.learner.momentum:
+        if isinstance(memory.learner, GD) and memory.learner.momentum:
             return "it has no momentum"
         dtype = memory.state_dtype(request.dtype)
-        if dtype not in SUFFIX:
+        if dtype not in REAL:
             return f"it has no code for states in {str(dtype).removeprefix('torch.')}"
         if request.key_dim > WIDEST[dtype]:
             return f"its keys are at most {WIDEST[dtype]} wide"
         if torch.compiler.is_compiling():
             return "torch.compile cannot see into it, and would cut its graph"
-        compiled = library("recurrence")
+        compiled = library("recurrence", REAL[dtype])
         return compiled if isinstance(compiled, str) else None
 
     def flops(self, memory: Any, request: Request) -> float:
-        a_token = (8 if memory.objective.slope_kind == "identity" else 6) * request.key_dim * request.value_dim
+        a_token = {HEBBIAN: 6, DELTA: 8, REMOVAL: 10}[_rule(memory)] * request.key_dim * request.value_dim
         return float(request.batch * request.length * request.heads * a_token)
 
     def run(
@@ -89,82 +99,106 @@ class Recurrence:
             rate = start.new_full(q.shape[:3], memory.learner.rate or 0.0)
         if decay is None:
             decay = start.new_ones(q.shape[:3])
-        inputs = [_plain(x, start.dtype) for x in (q, k, v, rate, decay, start)]
-        flags = (
-            DELTA * (memory.objective.slope_kind == "identity")
-            + RETAINED * (memory.learner.anchor == "retained")
-            + AFTER * (memory.read_timing == "after")
-            + CHANNEL * (decay.ndim == 4)
+        how = (
+            _rule(memory),
+            (
+                RETAINED * (memory.learner.anchor == "retained")
+                + AFTER * (memory.read_timing == "after")
+                + CHANNEL * (decay.ndim == 4)
+            ),
         )
+        directions = [controls[name] for name in DIRECTIONS] if how[0] == REMOVAL else []
+        inputs = [_plain(x, start.dtype) for x in (q, k, v, rate, decay, start, *directions)]
         if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
             again = partial(_by_steps, memory, list(controls), state, lengths)
-            out, end = _Recurrence.apply(again, flags, lengths, *inputs)  # pyright: ignore[reportGeneralTypeIssues]
+            out, end = _Recurrence.apply(again, how, lengths, *inputs)  # pyright: ignore[reportGeneralTypeIssues]
         else:
-            alone = q.shape[1] == 1 and inputs[-1] is start and not torch.is_grad_enabled()
-            end = start if alone else torch.empty_like(inputs[-1])
-            out, _, _ = _forward(flags, lengths, inputs, end, keep=False)
+            alone = q.shape[1] == 1 and inputs[START] is start and not torch.is_grad_enabled()
+            end = start if alone else torch.empty_like(inputs[START])
+            out, _ = _forward(how, lengths, inputs, end, keep=False)
             if alone:  # the state itself has moved on
                 state.spend()
         return _plain(out, v.dtype), state.successor(matrix=end)
 
 
+def _rule(memory: Memory) -> int:
+    if memory.objective.slope_kind == "identity":
+        return DELTA
+    return REMOVAL if isinstance(memory.retention, DPLR) else HEBBIAN
+
+
 class _Recurrence(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, again: Again, flags: int, lengths: Tensor | None, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        end = torch.empty_like(inputs[-1])
-        out, errors, kept = _forward(flags, lengths, inputs, end, keep=True)
-        ctx.again, ctx.flags = again, flags
+    def forward(ctx: Any, again: Again, how: How, lengths: Tensor | None, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        end = torch.empty_like(inputs[START])
+        out, kept = _forward(how, lengths, inputs, end, keep=True)
+        ctx.again, ctx.how = again, how
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs, lengths, errors, kept)
+        ctx.save_for_backward(*inputs, lengths, kept)
         return out, end
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        *inputs, lengths, errors, kept = ctx.saved_tensors
+        *inputs, lengths, kept = ctx.saved_tensors
         if torch.is_grad_enabled():  # the gradients are to be differentiated in turn, so PyTorch must see them made
             return None, None, None, *_gradients_again(ctx.again, inputs, grads, ctx.needs_input_grad[3:])
         out, end = grads
-        out = torch.zeros_like(inputs[2]) if out is None else out.contiguous()
+        out = torch.zeros_like(inputs[VALUE]) if out is None else out.contiguous()
         end = None if end is None else end.contiguous()
         made = [torch.zeros_like(x) for x in inputs]
-        _call("backward", ctx.flags, lengths, inputs, EVERY, [errors, kept, out, end, *made])
+        if out is not grads[0]:  # ours, and each of its numbers is read before that place's gradient is known
+            made[VALUE] = out
+        _call("backward", ctx.how, lengths, inputs, EVERY, kept, [out, end, *made])
+        if lengths is not None and out is made[VALUE]:
+            made[VALUE] = out.masked_fill(_behind(out, lengths), 0.0)
         return None, None, None, *made
 
 
 def _forward(
-    flags: int, lengths: Tensor | None, inputs: Sequence[Tensor], end: Tensor, keep: bool
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Outputs, and for a backward pass the errors of the delta rule and the weights before every 64th token. The last
-    weights go into `end`, which may be the first ones."""
-    value, start = inputs[2], inputs[-1]
+    how: How, lengths: Tensor | None, inputs: Sequence[Tensor], end: Tensor, keep: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Outputs, and for a backward pass the weights before every 64th token. The last weights go into `end`, which may
+    be the first ones."""
+    value, start = inputs[VALUE], inputs[START]
     batch, time, heads, _ = value.shape
     out = torch.empty_like(value) if lengths is None else torch.zeros_like(value)
-    errors = torch.empty_like(value) if keep and flags & DELTA else None
     kept = start.new_empty(batch, heads, -(-time // EVERY), *start.shape[2:]) if keep else None
-    _call("forward", flags, lengths, inputs, EVERY if keep else 0, [errors, kept, out, end])
-    return out, errors, kept
+    _call("forward", how, lengths, inputs, EVERY if keep else 0, kept, [out, end])
+    return out, kept
 
 
 def _call(
-    name: str, flags: int, lengths: Tensor | None, inputs: Sequence[Tensor], every: int, more: Sequence[Tensor | None]
+    name: str,
+    how: How,
+    lengths: Tensor | None,
+    inputs: Sequence[Tensor],
+    every: int,
+    kept: Tensor | None,
+    results: Sequence[Tensor | None],
 ) -> None:
-    query, _, value, *_, start = inputs
+    query, value, start = inputs[0], inputs[VALUE], inputs[START]
     batch, time, heads, key_dim = query.shape
     lengths = None if lengths is None else lengths.to(torch.int64).contiguous()
     threads = torch.get_num_threads() if time * start.numel() > ALONE else 1
-    arrays = [0 if x is None else x.data_ptr() for x in (lengths, *inputs, *more)]
-    numbers = array("q", (batch, time, heads, key_dim, value.shape[-1], every, flags, threads, *arrays))
+    given = inputs if len(inputs) == 8 else (*inputs, None, None)
+    arrays = [0 if x is None else x.data_ptr() for x in (lengths, *given, kept, *results)]
+    numbers = array("q", (batch, time, heads, key_dim, value.shape[-1], every, *how, threads, *arrays))
     refused = _function(name, start.dtype)(numbers.buffer_info()[0])
     assert not refused, f"no code for keys of {key_dim} channels"
 
 
 @functools.cache
 def _function(name: str, dtype: torch.dtype) -> Any:
-    compiled = library("recurrence")
+    compiled = library("recurrence", REAL[dtype])
     assert not isinstance(compiled, str)
-    function = getattr(compiled, f"{name}_{SUFFIX[dtype]}")
+    function = getattr(compiled, name)
     function.argtypes = [ctypes.c_void_p]
     return function
+
+
+def _behind(x: Tensor, lengths: Tensor) -> Tensor:
+    """True at tokens of x (B, T, H, V) that are behind their row's end."""
+    return (torch.arange(x.shape[1], device=x.device) >= lengths[:, None])[..., None, None]
 
 
 def _plain(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -182,9 +216,11 @@ def _by_steps(
     rate: Tensor,
     decay: Tensor,
     start: Tensor,
+    *directions: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """The same by PyTorch's own operations, which it can differentiate as often as it likes."""
-    controls = {name: {"rate": rate, "decay": decay}[name] for name in names}
+    given = {"rate": rate, "decay": decay, **dict(zip(DIRECTIONS, directions, strict=False))}
+    controls = {name: given[name] for name in names}
     out, after = Loop().run(memory, q, k, v, controls, state.successor(matrix=start), lengths)
     return out, after["matrix"]
 

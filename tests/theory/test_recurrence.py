@@ -19,16 +19,25 @@ from torch import Tensor
 import mnemos as mn
 from mnemos.execute import Recurrence, Request, native, recurrence
 from mnemos.lowering import lower, run_rows
-from mnemos.memory import Controls
+from mnemos.memory import DPLR, Controls
 
 NAME = "compiled recurrence"
-COMPILED = native.library("recurrence")
+COMPILED = native.library("recurrence", "double")
 needs_compiler = pytest.mark.skipif(isinstance(COMPILED, str), reason=str(COMPILED))
 
 GATED_DELTA = mn.zoo.gated_deltanet().memory
 PER_CHANNEL = mn.Memory(mn.Matrix(), mn.L2(), mn.Decay(per="channel"), mn.GD())
 HEBBIAN = mn.Memory(mn.Matrix(), mn.Dot(), mn.Decay(per="channel"), mn.GD(rate=0.7), read_timing="before")
-RULES = [GATED_DELTA, PER_CHANNEL, HEBBIAN]
+REMOVAL = mn.Memory(mn.Matrix(), mn.Dot(), DPLR(), mn.GD())
+RULES = {
+    "gated delta": GATED_DELTA,
+    "per channel": PER_CHANNEL,
+    "hebbian": HEBBIAN,
+    "removal": REMOVAL,
+    "removal, read before": REMOVAL.replace(read_timing="before", learner=mn.GD(rate=0.7)),
+}
+CHUNKS = {"gated delta": "triangular delta", "per channel": "triangular delta", "hebbian": "cumulative decay"}
+each_rule = pytest.mark.parametrize("rule", RULES)
 REQUEST = Request(1, 64, 2, 8, 8, torch.float32, "cpu", True)
 
 
@@ -44,18 +53,22 @@ class Case:
         q, k = (F.normalize(uniform(*shape, key) - 0.5, dim=-1) for _ in range(2))
         self.inputs = [x.to(dtype).requires_grad_() for x in (q, k, uniform(*shape, value) - 0.5)]
         made = {"rate": uniform(*shape), "decay": 0.8 + 0.2 * uniform(*shape)}
-        if isinstance(memory.retention, mn.Decay) and memory.retention.per == "channel":
+        if memory.retention.scaling != "head":
             made["decay"] = 0.8 + 0.2 * uniform(*shape, key)
+            made["removal"], made["replacement"] = (F.normalize(uniform(*shape, key) - 0.5, dim=-1) for _ in range(2))
         self.controls: Controls = {c.name: made[c.name].to(dtype).requires_grad_() for c in memory.controls}
         self.start = (uniform(batch, 3, value, key) - 0.5).to(dtype).requires_grad_()
 
-    def run(self, plan: str, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def given(self) -> tuple[Any, ...]:
+        """What `run_rows` takes before lengths and plan."""
         q, k, v = self.inputs
         state = self.memory.init(q.shape[0], 3, q.shape[-1], v.shape[-1], dtype=self.start.dtype)
-        state = state.successor(matrix=self.start)
-        out, after = run_rows(self.memory, q, k, v, self.controls, state, lengths, plan)
+        return self.memory, q, k, v, self.controls, state.successor(matrix=self.start)
+
+    def run(self, plan: str, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        out, after = run_rows(*self.given(), lengths, plan)
         if lengths is not None:  # what is behind a row's end means nothing
-            out = torch.where(torch.arange(q.shape[1])[:, None, None] < lengths[:, None, None, None], out, 0.0)
+            out = torch.where(torch.arange(out.shape[1])[:, None, None] < lengths[:, None, None, None], out, 0.0)
         return out, after["matrix"]
 
     def leaves(self) -> list[Tensor]:
@@ -74,45 +87,60 @@ def assert_same(found: list[Tensor], expected: list[Tensor], within: float) -> N
 
 
 @needs_compiler
-@pytest.mark.parametrize("memory", RULES, ids=["gated delta", "per channel", "hebbian"])
+@each_rule
 @pytest.mark.parametrize("key", [1, 8, 9, 24, 64, 65, 128])
 @pytest.mark.parametrize("value", [1, 70])
-def test_any_width(memory: mn.Memory, key: int, value: int) -> None:
+def test_any_width(rule: str, key: int, value: int) -> None:
     """Lines that are full and lines that are not, more rows than are in work at a time, and fewer than four."""
-    case = Case(memory, 9, key, value, torch.float64)
+    case = Case(RULES[rule], 9, key, value, torch.float64)
     assert_same(case.all_of(NAME), case.all_of("loop"), 1e-12)
 
 
 @needs_compiler
-@pytest.mark.parametrize("memory", RULES, ids=["gated delta", "per channel", "hebbian"])
+@each_rule
 @pytest.mark.parametrize("key", [15, 16, 48, 96, 256])
-def test_single_precision(memory: mn.Memory, key: int) -> None:
-    case = Case(memory, 40, key, 20, torch.float32)
+def test_single_precision(rule: str, key: int) -> None:
+    case = Case(RULES[rule], 40, key, 20, torch.float32)
     assert_same(case.all_of(NAME), case.all_of("loop"), 2e-5)
 
 
 @needs_compiler
-@pytest.mark.parametrize("memory", RULES, ids=["gated delta", "per channel", "hebbian"])
+@each_rule
 @pytest.mark.parametrize("time", [recurrence.EVERY - 1, recurrence.EVERY, 2 * recurrence.EVERY + 3])
-def test_weights_are_kept_often_enough(memory: mn.Memory, time: int) -> None:
+def test_weights_are_kept_often_enough(rule: str, time: int) -> None:
     """Lengths around the tokens between kept weights; rows that end early, one of them with no token at all."""
-    case = Case(memory, time, 5, 6, torch.float64, batch=4)
-    chunks = "triangular delta" if memory.objective == mn.L2() else "cumulative decay"
+    case = Case(RULES[rule], time, 5, 6, torch.float64, batch=4)
+    chunks = CHUNKS.get(rule, "triangular removal")
     lengths = torch.tensor([time, min(time, recurrence.EVERY), 1, 0])
     assert_same(case.all_of(NAME), case.all_of(chunks), 1e-11)
     assert_same(case.all_of(NAME, lengths), case.all_of(chunks, lengths), 1e-11)
 
 
 @needs_compiler
-@pytest.mark.parametrize("memory", RULES, ids=["gated delta", "per channel", "hebbian"])
-def test_second_derivatives(memory: mn.Memory) -> None:
+@each_rule
+def test_second_derivatives(rule: str) -> None:
     """They go by PyTorch's operations, whatever made the outputs."""
-    case, found = Case(memory, 12, 4, 3, torch.float64), []
+    case, found = Case(RULES[rule], 12, 4, 3, torch.float64), []
     for plan in (NAME, "loop"):
         out, end = case.run(plan)
         first = torch.autograd.grad((out**3).sum() + (end**3).sum(), case.leaves(), create_graph=True)
         found.append(list(torch.autograd.grad(sum((x**2).sum() for x in first), case.leaves())))
     assert_same(*found, 1e-10)
+
+
+@needs_compiler
+@each_rule
+def test_nothing_is_spent_on_gradients_nobody_may_see(rule: str) -> None:
+    """A gradient that comes in spread over the outputs (of a sum) is copied and its place taken by the values';
+    one that comes in whole is somebody else's and stays as it is. With rows that end early, too."""
+    case, lengths = Case(RULES[rule], 9, 4, 6, torch.float64), torch.tensor([9, 4])
+    for ends in (None, lengths):
+        out, _ = run_rows(*case.given(), ends, NAME)
+        whole = torch.ones_like(out)
+        spread = torch.autograd.grad(out.sum(), case.leaves(), retain_graph=True)
+        for _ in range(2):
+            assert_same(list(torch.autograd.grad(out, case.leaves(), whole, retain_graph=True)), list(spread), 1e-14)
+        assert bool((whole == 1).all())
 
 
 @needs_compiler
@@ -130,16 +158,16 @@ def test_gradients_of_one_result_or_to_one_input() -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("memory", RULES, ids=["gated delta", "per channel", "hebbian"])
-def test_threads_change_nothing(memory: mn.Memory, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = Case(memory, 80, 9, 7, torch.float32)
+@each_rule
+def test_threads_change_nothing(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(RULES[rule], 80, 9, 7, torch.float32)
     alone = case.all_of(NAME)
     monkeypatch.setattr(recurrence, "ALONE", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     asked: list[int] = []
 
     def noted(kind: str, numbers: tuple[int, ...]) -> array[int]:
-        asked.append(numbers[7])
+        asked.append(numbers[8])
         return array(kind, numbers)
 
     monkeypatch.setattr(recurrence, "array", noted)
@@ -185,6 +213,8 @@ def test_it_is_chosen_on_the_cpu() -> None:
 
 
 DECLINED: dict[str, tuple[Any, Request, str]] = {
+    "removal with a slope": (REMOVAL.replace(objective=mn.L2()), REQUEST, "only Dot's does not"),
+    "removal with momentum": (REMOVAL.replace(learner=mn.GD(momentum=True)), REQUEST, "not one plain step"),
     "a GPU": (GATED_DELTA, REQUEST._replace(device="cuda"), "it is for the CPU"),
     "wide keys": (GATED_DELTA, REQUEST._replace(key_dim=257), "its keys are at most 256 wide"),
     "wide keys, double": (GATED_DELTA, REQUEST._replace(key_dim=129, dtype=torch.float64), "at most 128 wide"),
@@ -260,7 +290,7 @@ def test_a_compiler_that_hangs_is_given_up(cache: Path, tmp_path: Path, monkeypa
 def test_what_is_compiled_stays(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Once for a processor and a source; another of either makes another library."""
+    """Once for a processor and a type; another of either makes another library."""
     runs: list[list[str]] = []
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
@@ -274,13 +304,14 @@ def test_what_is_compiled_stays(
     monkeypatch.setattr(ctypes, "CDLL", lambda path: loaded.append(path) or object())
     for _ in range(2):
         native.library.cache_clear()
-        native.library("recurrence")
+        native.library("recurrence", "float")
     assert len(runs) == 1 and loaded[0] == loaded[1]
     assert capfd.readouterr().err.count("compiling recurrence.cpp") == 1
+    native.library("recurrence", "double")
     monkeypatch.setattr(native, "_processor", lambda: "another")
     native.library.cache_clear()
-    native.library("recurrence")
-    assert len(runs) == 2 and loaded[2] != loaded[0]
+    native.library("recurrence", "float")
+    assert len(runs) == 3 and len({*loaded}) == 3
     assert sorted(p.name for p in cache.iterdir()) == sorted({Path(p).name for p in loaded})
 
 
@@ -298,4 +329,4 @@ def test_a_library_that_does_not_load_is_no_disaster(cache: Path, monkeypatch: p
     monkeypatch.setattr(native, "_compile", lambda *_: None)
     monkeypatch.setattr(ctypes, "CDLL", broken)
     monkeypatch.setattr(native.shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert "cannot be made or loaded: wrong ELF class" in str(native.library("recurrence"))
+    assert "cannot be made or loaded: wrong ELF class" in str(native.library("recurrence", "float"))
