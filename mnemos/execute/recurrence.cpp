@@ -20,7 +20,7 @@
 namespace {
 
 constexpr int BYTES = 64;
-constexpr int64_t AHEAD = 4;  // tokens
+constexpr int64_t AHEAD = 4, SPAN = 32;  // tokens: asked for in advance; whose states the cache holds
 
 // Rows of a weight that are in work at a time, by fours: as many as the cache holds.
 constexpr int64_t rows_of(int vectors) { return vectors <= 4 ? 64 : vectors <= 8 ? 32 : 16; }
@@ -235,8 +235,10 @@ void backward(const Sizes& z, const Arrays<S>& a, const Gradients<S>& grad, std:
     constexpr int64_t ROWS = rows_of(N);
     Line<S, N> g[ROWS];
     Token<S, N, RULE> x;
-    states.resize(z.every * ROWS);
-    known.resize(z.every * ROWS / 4);  // e of the delta rule, s of a removal
+    Line<S, N> now[ROWS];
+    states.resize((SPAN + z.every / SPAN) * ROWS);
+    Line<S, N>* const marks = &states[SPAN * ROWS];  // the state before each span of the chunk
+    known.resize(z.every * ROWS / 4);                 // e of the delta rule, s of a removal
     for (int64_t first = 0; first < z.value; first += ROWS) {
         const int64_t rows = std::min(ROWS, z.value - first), block = (place * z.value + first) * z.key;
         for (int64_t i = 0; i < ROWS; ++i) {
@@ -245,11 +247,10 @@ void backward(const Sizes& z, const Arrays<S>& a, const Gradients<S>& grad, std:
         }
         for (int64_t chunk = (time + z.every - 1) / z.every - 1; chunk >= 0; --chunk) {
             const int64_t begin = chunk * z.every, stop = std::min(begin + z.every, time);
-            // The states before each token of this chunk again.
             const S* from = a.kept + ((place * chunks + chunk) * z.value + first) * z.key;
             for (int64_t i = 0; i < ROWS; ++i) {
-                if (i < rows) states[i].load(from + i * z.key, z.key);
-                else states[i].zero();
+                if (i < rows) now[i].load(from + i * z.key, z.key);
+                else now[i].zero();
             }
             for (int64_t t = begin; t < stop; ++t) {
                 const int64_t at = (row * z.time + t) * z.heads + head, here = at * z.value + first;
@@ -259,17 +260,32 @@ void backward(const Sizes& z, const Arrays<S>& a, const Gradients<S>& grad, std:
                     prefetch(a.v + later * z.value + first, rows);
                     if (z.channel) prefetch(a.d + later * z.key, z.key);
                 }
+                if ((t - begin) % SPAN == 0) std::copy(now, now + ROWS, marks + (t - begin) / SPAN * ROWS);
                 x.load(z, a, at, false);
-                Line<S, N>* w = &states[(t - begin) * ROWS];
                 for (int64_t i = 0; i < rows; i += 4) {
                     Four<S> e = load4(a.v + here + i, rows - i), s{};
-                    if (RULE != HEBBIAN) s = products(w + i, x.p);
+                    if (RULE != HEBBIAN) s = products(now + i, x.p);
                     if (RULE == DELTA) e -= s;
                     known[((t - begin) * ROWS + i) / 4] = RULE == DELTA ? e : s;
-                    if (t + 1 < stop) advance(w + i, w + ROWS + i, x, x.r * e, s);
+                    advance(now + i, now + i, x, x.r * e, s);
                 }
             }
             for (int64_t t = stop - 1; t >= begin; --t) {
+                const int64_t span = begin + (t - begin) / SPAN * SPAN;
+                if (t == stop - 1 || t == span + SPAN - 1) {  // the last of a span: the states of its tokens again
+                    std::copy(marks + (span - begin) / SPAN * ROWS, marks + ((span - begin) / SPAN + 1) * ROWS,
+                              states.begin());
+                    for (int64_t of = span; of < t; ++of) {
+                        const int64_t at = (row * z.time + of) * z.heads + head, here = at * z.value + first;
+                        x.load(z, a, at, false);
+                        Line<S, N>* w = &states[(of - span) * ROWS];
+                        for (int64_t i = 0; i < rows; i += 4) {
+                            const Four<S> s = known[((of - begin) * ROWS + i) / 4];
+                            const Four<S> e = RULE == DELTA ? s : load4(a.v + here + i, rows - i);
+                            advance(w + i, w + ROWS + i, x, x.r * e, s);
+                        }
+                    }
+                }
                 const int64_t at = (row * z.time + t) * z.heads + head, here = at * z.value + first;
                 if (t - AHEAD >= 0) {
                     const int64_t later = at - AHEAD * z.heads;
@@ -277,7 +293,7 @@ void backward(const Sizes& z, const Arrays<S>& a, const Gradients<S>& grad, std:
                     prefetch(grad.out + later * z.value + first, rows);
                 }
                 x.load(z, a, at, true);
-                const Line<S, N>* w = &states[(t - begin) * ROWS];
+                const Line<S, N>* w = &states[(t - span) * ROWS];
                 Line<S, N> dq, dk, dd, dp, db;
                 dq.zero(), dk.zero(), dd.zero(), dp.zero(), db.zero();
                 Four<S> dr{}, of_k{}, of_b{};

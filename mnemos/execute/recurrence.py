@@ -23,8 +23,8 @@ REAL = {torch.float32: "float", torch.float64: "double"}
 WIDEST = {torch.float32: 256, torch.float64: 128}
 """Key channels that recurrence.cpp has code for."""
 
-EVERY = 64
-"""Tokens between the weights that are kept for the backward pass."""
+EVERY = 256
+"""Tokens between the weights that are kept for the backward pass; a multiple of SPAN in recurrence.cpp."""
 
 ALONE = 2**21
 """Multiplications up to which starting a thread costs more than it saves."""
@@ -49,7 +49,7 @@ class Recurrence:
 
     A token costs 3 to 5 multiplications for each number in W, a chunk of the same tokens done by matrix products about
     twice as many; a W of 64 x 64 stays in a core's nearest cache, and rows and heads are shared out among threads. The
-    backward pass keeps W every 64 tokens and goes through the tokens in between again. Second derivatives go by the
+    backward pass keeps W every 256 tokens and goes through the tokens in between again. Second derivatives go by the
     loop.
     """
 
@@ -157,7 +157,7 @@ class _Recurrence(torch.autograd.Function):
 def _forward(
     how: How, lengths: Tensor | None, inputs: Sequence[Tensor], end: Tensor, keep: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Outputs, and for a backward pass the weights before every 64th token. The last weights go into `end`, which may
+    """Outputs, and for a backward pass the weights before every 256th token. The last weights go into `end`, which may
     be the first ones."""
     value, start = inputs[VALUE], inputs[START]
     batch, time, heads, _ = value.shape
