@@ -55,7 +55,8 @@ class Case:
         made = {"rate": uniform(*shape), "decay": 0.8 + 0.2 * uniform(*shape)}
         if memory.retention.scaling != "head":
             made["decay"] = 0.8 + 0.2 * uniform(*shape, key)
-            made["removal"], made["replacement"] = (F.normalize(uniform(*shape, key) - 0.5, dim=-1) for _ in range(2))
+            made["removal"] = F.normalize(uniform(*shape, key) - 0.5, dim=-1)
+            made["replacement"] = made["removal"] * uniform(*shape, key)  # a transition that does not grow
         self.controls: Controls = {c.name: made[c.name].to(dtype).requires_grad_() for c in memory.controls}
         self.start = (uniform(batch, 3, value, key) - 0.5).to(dtype).requires_grad_()
 
