@@ -99,15 +99,14 @@ class Recurrence:
             rate = start.new_full(q.shape[:3], memory.learner.rate or 0.0)
         if decay is None:
             decay = start.new_ones(q.shape[:3])
-        how = (
-            _rule(memory),
-            (
-                RETAINED * (memory.learner.anchor == "retained")
-                + AFTER * (memory.read_timing == "after")
-                + CHANNEL * (decay.ndim == 4)
-            ),
+        rule = _rule(memory)
+        flags = (
+            RETAINED * (memory.learner.anchor == "retained")
+            + AFTER * (memory.read_timing == "after")
+            + CHANNEL * (decay.ndim == 4)
         )
-        directions = [controls[name] for name in DIRECTIONS] if how[0] == REMOVAL else []
+        how = rule, flags
+        directions = [controls[name] for name in DIRECTIONS] if rule == REMOVAL else []
         inputs = [_plain(x, start.dtype) for x in (q, k, v, rate, decay, start, *directions)]
         if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
             again = partial(_by_steps, memory, list(controls), state, lengths)
@@ -128,6 +127,8 @@ def _rule(memory: Memory) -> int:
 
 
 class _Recurrence(torch.autograd.Function):
+    """(q, k, v, rate, decay, first weights[, removal, replacement]) -> (outputs, last weights)."""
+
     @staticmethod
     def forward(ctx: Any, again: Again, how: How, lengths: Tensor | None, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         end = torch.empty_like(inputs[START])
@@ -180,8 +181,8 @@ def _call(
     batch, time, heads, key_dim = query.shape
     lengths = None if lengths is None else lengths.to(torch.int64).contiguous()
     threads = torch.get_num_threads() if time * start.numel() > ALONE else 1
-    given = inputs if len(inputs) == 8 else (*inputs, None, None)
-    arrays = [0 if x is None else x.data_ptr() for x in (lengths, *given, kept, *results)]
+    none = () if len(inputs) == 8 else (None, None)  # in place of a removal's directions, and of their gradients
+    arrays = [0 if x is None else x.data_ptr() for x in (lengths, *inputs, *none, kept, *results, *none)]
     numbers = array("q", (batch, time, heads, key_dim, value.shape[-1], every, *how, threads, *arrays))
     refused = _function(name, start.dtype)(numbers.buffer_info()[0])
     assert not refused, f"no code for keys of {key_dim} channels"
@@ -202,7 +203,7 @@ def _behind(x: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _plain(x: Tensor, dtype: torch.dtype) -> Tensor:
-    return (x if x.dtype == dtype else x.to(dtype)).contiguous()  # for a single token, asking first is faster
+    return (x if x.dtype == dtype else x.to(dtype)).contiguous()  # `to` takes a microsecond to do nothing
 
 
 def _by_steps(
