@@ -11,7 +11,30 @@ from mnemos.memory.mask.base import Mask
 
 
 @dataclass(frozen=True)
-class Neighborhood(Mask):
+class Line:
+    """A neighbourhood of `window` entries on a line, `dilation` tokens apart, that `stride` queries share."""
+
+    window: int = 7
+    dilation: int = 1
+    stride: int = 1
+
+    def __post_init__(self) -> None:
+        kind = type(self).__name__
+        expect(self.window >= 1, f"{kind}(window=) counts the query itself, so at least 1; got {self.window}.")
+        expect(self.dilation >= 1, f"{kind}(dilation=) is a number of tokens of at least 1; got {self.dilation}.")
+        expect(
+            1 <= self.stride <= self.window,
+            f"{kind}(stride=) lies between 1 and the window of {self.window}; got {self.stride}.",
+        )
+
+    @property
+    def span(self) -> int:
+        """Tokens between the first and the last place of a neighbourhood."""
+        return (self.window - 1) * self.dilation
+
+
+@dataclass(frozen=True)
+class Neighborhood(Line, Mask):
     """Causal neighborhood attention on a line (arXiv 2204.07143, 2209.15001, 2504.16922). Without dilation a query at i
     sees
 
@@ -23,18 +46,6 @@ class Neighborhood(Mask):
     window: entries, the query's own included. stride: at most the window.
     """
 
-    window: int = 7
-    dilation: int = 1
-    stride: int = 1
-
-    def __post_init__(self) -> None:
-        expect(self.window >= 1, f"Neighborhood(window=) counts the query itself, so at least 1; got {self.window}.")
-        expect(self.dilation >= 1, f"Neighborhood(dilation=) is a number of tokens of at least 1; got {self.dilation}.")
-        expect(
-            1 <= self.stride <= self.window,
-            f"Neighborhood(stride=) lies between 1 and the window of {self.window}; got {self.stride}.",
-        )
-
     def sees(self, asked: Tensor, position: Tensor) -> Tensor:
         leader = asked // self.dilation // self.stride * self.stride + self.stride - 1
         near = position // self.dilation > leader - self.window
@@ -42,7 +53,7 @@ class Neighborhood(Mask):
 
     @property
     def reach(self) -> int | None:
-        return (self.window - 1) * self.dilation
+        return self.span
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mnemos.declaration import Declaration
-from mnemos.errors import expect
-from mnemos.memory.mask.neighborhood import Grid, among_nearest
+from mnemos.memory.mask.neighborhood import Grid, Line, among_nearest
 
 
 class TwoSided(Declaration):
@@ -27,7 +26,7 @@ class TwoSided(Declaration):
 
 
 @dataclass(frozen=True)
-class NeighborhoodAround(TwoSided):
+class NeighborhoodAround(Line, TwoSided):
     """Neighborhood attention on a line of L tokens (arXiv 2204.07143, 2209.15001, 2504.16922). Without dilation a query
     at i sees
 
@@ -42,24 +41,12 @@ class NeighborhoodAround(TwoSided):
     window: entries, the query's own included; a line that is shorter is seen whole. stride: at most the window.
     """
 
-    window: int = 7
-    dilation: int = 1
-    stride: int = 1
-
-    def __post_init__(self) -> None:
-        name, window = "NeighborhoodAround", self.window
-        expect(window >= 1, f"{name}(window=) counts the query itself, so at least 1; got {window}.")
-        expect(self.dilation >= 1, f"{name}(dilation=) is a number of tokens of at least 1; got {self.dilation}.")
-        expect(
-            1 <= self.stride <= window, f"{name}(stride=) lies between 1 and the window of {window}; got {self.stride}."
-        )
-
     def sees(self, own: Tensor, position: Tensor, newest: Tensor) -> Tensor:
         return among_nearest(own, position, newest, self.window, self.dilation, self.stride)
 
     @property
     def delay(self) -> int:
-        return (self.window - 1) * self.dilation
+        return self.span
 
 
 @dataclass(frozen=True)
