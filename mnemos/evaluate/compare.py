@@ -198,7 +198,7 @@ def _declared(
 
 
 def _sized(systems: Mapping[str, mn.ModelSpec], task: Task, setting: Setting) -> list[tuple[str, mn.ModelSpec]]:
-    """Every system at every size of state, the others' sizes made that of the first."""
+    """Every system at every size of state, with the parameters that the first has as it is."""
     heads = setting.heads or max(2, setting.width // 64)
     vocabulary = task.vocabulary if isinstance(task, TokenTask) else 1
     plain = {
@@ -217,7 +217,7 @@ def _sized(systems: Mapping[str, mn.ModelSpec], task: Task, setting: Setting) ->
     for size in sizes:
         for name, spec in plain.items():
             fit = spec if size is None or grows(spec) else with_state(spec, size)
-            if setting.equal_parameters and name != next(iter(plain)):
+            if setting.equal_parameters and fit != first:  # the first at another size of state too
                 fit = with_parameters(fit, parameters(first))
             if (name, fit) not in found:
                 found.append((name, fit))

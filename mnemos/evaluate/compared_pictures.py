@@ -36,6 +36,8 @@ def draw(compared: Compared, folder: Path) -> list[Path]:
                 axes.set_title(f"By {fact} ({longest:,} tokens)", loc="left")
             for axes in grid[len(panels) + len(facts) :]:
                 axes.set_axis_off()
+            several = "; the largest state of each, except against state" if _several_sizes(compared.of(task)) else ""
+            figure.suptitle(f"{task}{several}", x=0.01, ha="left", fontsize="medium")
             handles = _handles(compared, task)
             figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), frameon=False)
             path = folder / f"{i + 1}-{''.join(c if c.isalnum() else '-' for c in task)}.png"
@@ -131,7 +133,7 @@ def _cost(axes: Axes, compared: Compared, task: str) -> None:
         axes.scatter(
             [curve.tokens_per_second], [curve.scores[0].mean], s=area, color=_colour(compared, system), alpha=0.7
         )
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.12 * max(curve.tokens_per_second for curve in last.values()))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_xlabel("tokens a second in training (area: bytes of state)")
     _frame(axes, compared, task)

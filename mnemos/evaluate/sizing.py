@@ -48,7 +48,8 @@ def with_parameters(spec: mn.ModelSpec, count: int, tolerance: float = 0.02) -> 
     if least > count * (1 + tolerance):
         raise InvalidValue(
             f"a model that keeps {spec.kept} has {least:,} parameters with the narrowest feed-forward layers, more "
-            f"than the {count:,} asked for. Choose another width or depth, or a larger system as the measure."
+            f"than the {count:,} asked for. Choose another width or depth, a larger system as the measure, less state, "
+            "or no equal parameters."
         )
     return spec.replace(ffn=(8 + 8 * max(0, round((count - least) / step))) / spec.width)
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ import torch
 import mnemos as mn
 from mnemos.errors import InvalidValue, RunError
 from mnemos.evaluate import sweep
-from mnemos.evaluate.compare import Compared, Setting, compare
+from mnemos.evaluate.compare import Compared, Setting, _sized, compare
 from mnemos.evaluate.compared_pictures import draw
 from mnemos.evaluate.compared_text import as_csv, markdown
+from mnemos.evaluate.sizing import parameters
 from mnemos.evaluate.sweep import run_trials
 from mnemos.evaluate.trial import Outcome, Trial, run_trial
 from mnemos.tasks import make
@@ -212,6 +214,17 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
     return compare(systems, {"easy": make(EASY)}, folder, SETTING, progress=False)
 
 
+def test_at_every_size_of_state_the_parameters_are_those_of_the_first() -> None:
+    """The first system too: more channels of keys are more parameters, which its feed-forward layers must give back."""
+    systems = {name: mn.zoo.model(name) for name in ("gated_deltanet", "linear_attention", "sliding_window")}
+    setting = replace(SETTING, width=64, state_bytes=(4096, 16384))
+    made = _sized(systems, make(EASY), setting)
+    assert [name for name, _ in made] == [*systems, *systems]
+    (_, plain), *_ = _sized(systems, make(EASY), replace(setting, state_bytes=()))
+    for _, spec in made:
+        assert parameters(spec) == pytest.approx(parameters(plain), rel=0.03)
+
+
 def test_all_systems_have_the_size_of_the_first(compared: Compared) -> None:
     first, second, growing = compared.curves
     assert first.parameters == pytest.approx(second.parameters, rel=0.03)
@@ -249,7 +262,7 @@ def test_the_learning_rate_is_chosen_by_questions_kept_for_that(
 
 def test_several_sizes_make_a_curve(tmp_path: Path) -> None:
     sizes = (1500, 3000)
-    setting = Setting(width=16, depth=1, steps=1, batch=2, rates=(1e-3,), seeds=2, state_bytes=sizes, questions=4)
+    setting = Setting(width=32, depth=1, steps=1, batch=2, rates=(1e-3,), seeds=2, state_bytes=sizes, questions=4)
     systems = ["linear_attention", "sliding_window"]
     result = compare(systems, {"easy": make(EASY)}, tmp_path / "c", setting, progress=False)
     for system in systems:
