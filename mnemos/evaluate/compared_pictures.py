@@ -134,6 +134,7 @@ def _cost(axes: Axes, compared: Compared, task: str) -> None:
             [curve.tokens_per_second], [curve.scores[0].mean], s=area, color=_colour(compared, system), alpha=0.7
         )
     axes.set_xlim(0, 1.12 * max(curve.tokens_per_second for curve in last.values()))
+    axes.locator_params(axis="x", nbins=4)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_xlabel("tokens a second in training (area: bytes of state)")
     _frame(axes, compared, task)
