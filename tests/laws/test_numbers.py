@@ -86,6 +86,11 @@ MATRICES = [
 ]
 
 
+def in_parallel(memory: AnyMemory, inputs: Inputs) -> list[str]:
+    """The executors that run this memory, but for the loop."""
+    return [plan for plan in executors_for(memory, inputs) if plan != "loop"]
+
+
 @pytest.mark.parametrize(
     ("memory", "decay"),
     [
@@ -117,7 +122,7 @@ def test_chunk_forms_in_single_precision(memory: mn.Memory, decay: str) -> None:
         }[decay].double()
     if "momentum" in controls:
         controls["momentum"] = 0.9 * controls["momentum"]
-    for plan in [plan for plan in executors_for(memory, inputs) if plan != "loop"]:
+    for plan in in_parallel(memory, inputs):
         expected, last = mn.run(memory, *inputs.cut(0, time), plan=plan)
         q, k, v, c = inputs.cut(0, time)
         single = {name: value.float() for name, value in c.items()}
@@ -141,13 +146,14 @@ def test_gradients_by_decays_per_channel_in_single_precision(objective: mn.Objec
     inputs = Inputs(memory, 300)
     decay = inputs.controls["decay"]
     decay.copy_(torch.where(torch.rand_like(decay) < 0.05, least, 0.9 + 0.1 * torch.rand_like(decay)))
-    found = []
-    for dtype in (torch.float64, torch.float32):
-        q, k, v = (x.to(dtype) for x in (inputs.q, inputs.k, inputs.v))
-        controls = {name: x.to(dtype).requires_grad_() for name, x in inputs.controls.items()}
-        out, _ = mn.run(memory, q, k, v, controls)
-        found.append(torch.autograd.grad(out.square().mean(), controls["decay"])[0])
-    assert_close(found[1] / found[0].abs().max(), found[0] / found[0].abs().max(), "gradient by the decay", 1e-3)
+    for plan in in_parallel(memory, inputs):
+        found = []
+        for dtype in (torch.float64, torch.float32):
+            q, k, v = (x.to(dtype) for x in (inputs.q, inputs.k, inputs.v))
+            controls = {name: x.to(dtype).requires_grad_() for name, x in inputs.controls.items()}
+            out, _ = mn.run(memory, q, k, v, controls, plan=plan)
+            found.append(torch.autograd.grad(out.square().mean(), controls["decay"])[0])
+        assert_close(found[1] / found[0].abs().max(), found[0] / found[0].abs().max(), f"{plan}: by the decay", 1e-3)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, 2.0])
@@ -156,10 +162,11 @@ def test_the_delta_rule_at_the_ends_of_its_rate(rate: float) -> None:
     memory = mn.Memory()
     inputs = Inputs(memory, 500)
     inputs.controls["rate"].fill_(rate)
-    out, state = mn.run(memory, *inputs.cut(0, 500))
     expected, last = mn.run(memory, *inputs.cut(0, 500), plan="reference")
-    assert_close(out, expected, "outputs")
-    assert_close(state["matrix"], last["matrix"], "state")
+    for plan in in_parallel(memory, inputs):
+        out, state = mn.run(memory, *inputs.cut(0, 500), plan=plan)
+        assert_close(out, expected, f"{plan}: outputs")
+        assert_close(state["matrix"], last["matrix"], f"{plan}: state")
 
 
 LONG: list[AnyMemory] = [
@@ -190,18 +197,21 @@ def test_65536_tokens_in_single_precision(memory: AnyMemory) -> None:
     q, k, v = q.float(), k.float(), v.float().requires_grad_()
     controls = {name: x.float() for name, x in controls.items()}
     weights = {name: x.float() for name, x in inputs.weights.items()}
-    out, last = mn.run(memory, q, k, v, controls, weights)
-    assert torch.isfinite(out).all()
-    (gradient,) = torch.autograd.grad(out.square().mean(), v)
-    assert torch.isfinite(gradient).all() and gradient.any()
-    state, pieces = memory.init(1, 1, 8, inputs.value_dim, weights), []
-    with torch.no_grad():
-        for start, end in ((0, 10_001), (10_001, 50_000), (50_000, time)):
-            part = {name: x[:, start:end] for name, x in controls.items()}
-            piece, state = mn.run(memory, q[:, start:end], k[:, start:end], v[:, start:end], part, state=state)
-            pieces.append(piece)
-    assert_close(torch.cat(pieces, 1), out, "in pieces", 1e-3)
-    assert_states_close(state, last, tolerance=1e-3)
+    matrix = isinstance(memory, mn.Memory) and memory.structure.linear_in_weights
+    for plan in in_parallel(memory, inputs) if matrix else [None]:
+        out, last = mn.run(memory, q, k, v, controls, weights, plan=plan)
+        assert torch.isfinite(out).all(), plan
+        (gradient,) = torch.autograd.grad(out.square().mean(), v)
+        assert torch.isfinite(gradient).all() and gradient.any(), plan
+        state, pieces = memory.init(1, 1, 8, inputs.value_dim, weights), []
+        with torch.no_grad():
+            for start, end in ((0, 10_001), (10_001, 50_000), (50_000, time)):
+                part = {name: x[:, start:end] for name, x in controls.items()}
+                given = (x[:, start:end] for x in (q, k, v))
+                piece, state = mn.run(memory, *given, part, state=state, plan=plan)
+                pieces.append(piece)
+        assert_close(torch.cat(pieces, 1), out, f"{plan}: in pieces", 1e-3)
+        assert_states_close(state, last, tolerance=1e-3)
 
 
 @each_model()
