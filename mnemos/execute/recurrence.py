@@ -31,7 +31,7 @@ ALONE = 2**21
 
 HEBBIAN, DELTA, REMOVAL = 0, 1, 2
 RETAINED, AFTER, CHANNEL = 1, 2, 4
-"""As in recurrence.cpp: what its rules and flags are called there."""
+"""Its rules by number, and the bits of its flags, as `call` in recurrence.cpp reads them."""
 
 VALUE, START = 2, 5
 """Places among the inputs: q, k, v, rate, decay, the first weights, and for a removal its two directions."""
